@@ -1,0 +1,33 @@
+"""Losses as pure functions over tensors and explicit parameter pytrees, for PyTorch."""
+
+from purelosses.balance import uncertainty_weighted_init, uncertainty_weighted_loss
+from purelosses.checked import checked
+from purelosses.classification import binary_cross_entropy_loss, cross_entropy_loss
+from purelosses.regression import huber_loss, l1_loss, mse_loss
+from purelosses.segmentation import (
+    dice_bce_loss,
+    dice_from_statistics,
+    dice_loss,
+    overlap_statistics,
+)
+from purelosses.transform import combined, per_sample, per_sample_grad
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "binary_cross_entropy_loss",
+    "checked",
+    "combined",
+    "cross_entropy_loss",
+    "dice_bce_loss",
+    "dice_from_statistics",
+    "dice_loss",
+    "huber_loss",
+    "l1_loss",
+    "mse_loss",
+    "overlap_statistics",
+    "per_sample",
+    "per_sample_grad",
+    "uncertainty_weighted_init",
+    "uncertainty_weighted_loss",
+]

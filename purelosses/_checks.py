@@ -1,0 +1,179 @@
+"""Static checks of arguments: shapes, dtypes, options. No value of a tensor is read here.
+
+Every message has one form: ``function: `argument` must …, got …``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from purelosses._types import Reduction
+
+REDUCTIONS = get_args(Reduction)
+
+
+def complain(function: str, argument: str, must: str, got: object) -> str:
+    """The text of every error message in the library."""
+    return f"{function}: `{argument}` must {must}, got {got}"
+
+
+def describe(value: object) -> str:
+    """What a message says it got: the shape of a tensor, the repr of anything else."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def check_choice(function: str, argument: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(complain(function, argument, f"be one of {names}", repr(value)))
+
+
+def check_tensor(function: str, argument: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(complain(function, argument, "be a tensor", type(value).__name__))
+
+
+def check_floating(function: str, argument: str, value: object) -> None:
+    check_tensor(function, argument, value)
+    if not value.is_floating_point():  # type: ignore[attr-defined]
+        raise TypeError(complain(function, argument, "be a floating tensor", value.dtype))  # type: ignore[attr-defined]
+
+
+def check_same_shape(function: str, argument: str, value: Tensor, other: str, like: Tensor) -> None:
+    """`value` has the shape of `like` exactly (they never broadcast) and lies on its device."""
+    check_tensor(function, argument, value)
+    if value.shape != like.shape:
+        must = f"have the shape of `{other}`, {tuple(like.shape)}"
+        raise ValueError(complain(function, argument, must, tuple(value.shape)))
+    check_device(function, argument, value, like)
+
+
+def check_device(function: str, argument: str, value: Tensor, like: Tensor) -> None:
+    if value.device != like.device:
+        must = f"be on the device of the prediction, {like.device}"
+        raise ValueError(complain(function, argument, must, value.device))
+
+
+def check_broadcast(
+    function: str, argument: str, value: Tensor, shape: Sequence[int], units: str
+) -> None:
+    """`value` has as many axes as `shape`, and each is as long as there or 1."""
+    check_tensor(function, argument, value)
+    if value.ndim != len(shape) or any(
+        n != 1 and n != m for n, m in zip(value.shape, shape, strict=True)
+    ):
+        must = f"have the shape of {units}, {tuple(shape)}, or 1 along an axis"
+        raise ValueError(complain(function, argument, must, tuple(value.shape)))
+
+
+def check_where(
+    function: str, where: Tensor, shape: Sequence[int], units: str, like: Tensor
+) -> None:
+    check_broadcast(function, "where", where, shape, units)
+    if where.dtype != torch.bool:
+        raise TypeError(complain(function, "where", "be a bool tensor", where.dtype))
+    check_device(function, "where", where, like)
+
+
+def check_target(
+    function: str, target: Tensor, like: Tensor, other: str, class_dim: int | None
+) -> bool:
+    """Whether the target holds class labels (integers, no class axis) rather than dense values.
+
+    Decided by dtype, never by size: floats and booleans have the shape of the prediction.
+    """
+    check_tensor(function, "target", target)
+    if class_dim is None or target.is_floating_point() or target.dtype == torch.bool:
+        check_same_shape(function, "target", target, other, like)
+        return False
+    shape = like.shape[:class_dim] + like.shape[class_dim + 1 :]
+    if target.shape != shape:
+        must = f"hold labels with the shape of `{other}` without its class axis, {tuple(shape)}"
+        raise ValueError(complain(function, "target", must, tuple(target.shape)))
+    check_device(function, "target", target, like)
+    return True
+
+
+def check_per_class(
+    function: str, argument: str, value: Tensor, like: Tensor, class_dim: int
+) -> None:
+    check_tensor(function, argument, value)
+    if value.shape != (like.shape[class_dim],):
+        must = f"hold one number per class, shape ({like.shape[class_dim]},)"
+        raise ValueError(complain(function, argument, must, tuple(value.shape)))
+    check_device(function, argument, value, like)
+
+
+def check_weights(
+    function: str, weights: Tensor, shape: Sequence[int], units: str, like: Tensor
+) -> None:
+    check_broadcast(function, "weights", weights, shape, units)
+    if weights.is_complex():
+        raise TypeError(complain(function, "weights", "be a real tensor", weights.dtype))
+    check_device(function, "weights", weights, like)
+
+
+def check_reduction(function: str, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        check_choice(function, "reduction", reduction, REDUCTIONS)
+
+
+def check_number(
+    function: str,
+    argument: str,
+    value: float | Tensor,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> None:
+    """A Python number within its bounds, or a 0-dimensional tensor (whose value is not read)."""
+    if isinstance(value, Tensor):
+        if value.ndim:
+            must = "be a number or a 0-dimensional tensor"
+            raise ValueError(complain(function, argument, must, describe(value)))
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat | torch.SymInt):
+        raise TypeError(complain(function, argument, "be a number or a tensor", repr(value)))
+    # Written so that NaN fails every comparison and is refused.
+    if above is not None and not value > above:
+        raise ValueError(complain(function, argument, f"be greater than {above}", value))
+    if minimum is not None and not value >= minimum:
+        raise ValueError(complain(function, argument, f"be at least {minimum}", value))
+    if maximum is not None and not value <= maximum:
+        raise ValueError(complain(function, argument, f"be at most {maximum}", value))
+
+
+def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -> int:
+    """The axis counted from the front."""
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(complain(function, argument, "be an int", repr(axis)))
+    if not -ndim <= axis < ndim:
+        must = f"be an axis of `{of}`, which has {ndim}"
+        raise ValueError(complain(function, argument, must, axis))
+    return axis % ndim
+
+
+def check_labels(
+    function: str, argument: str, labels: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Labels that are safe to index with, and a term to add to the loss: NaN where a label was not.
+
+    Plain eager code on the CPU raises instead. Nothing is read for that: `gather` itself
+    refuses a bad index there, while on a GPU it would take the whole process down.
+    """
+    labels = labels.long()
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            torch.empty(num_classes).gather(0, labels.reshape(-1))
+        except RuntimeError as error:
+            found = re.search(r"index (-?\d+) is out of bounds", str(error))
+            if found is None:
+                raise
+            must = f"hold class labels from 0 to {num_classes - 1} (mask others with `where`)"
+            raise ValueError(complain(function, argument, must, found[1])) from None
+    valid = (labels >= 0) & (labels < num_classes)
+    return torch.where(valid, labels, 0), torch.where(valid, 0.0, torch.nan)

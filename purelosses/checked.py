@@ -1,0 +1,1 @@
+def checked(l): return l

@@ -5,6 +5,7 @@ from purelosses.checked import checked
 from purelosses.classification import binary_cross_entropy_loss, cross_entropy_loss
 from purelosses.regression import huber_loss, l1_loss, mse_loss
 from purelosses.segmentation import (
+    dice_bce_from_statistics,
     dice_bce_loss,
     dice_from_statistics,
     dice_loss,
@@ -19,6 +20,7 @@ __all__ = [
     "checked",
     "combined",
     "cross_entropy_loss",
+    "dice_bce_from_statistics",
     "dice_bce_loss",
     "dice_from_statistics",
     "dice_loss",

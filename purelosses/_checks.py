@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from purelosses._numerics import promote
 from purelosses._types import Reduction
 
 REDUCTIONS = get_args(Reduction)
@@ -129,14 +130,19 @@ def check_number(
     above: float | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
-) -> None:
-    """A Python number within its bounds, or a 0-dimensional tensor (whose value is not read)."""
+) -> float | Tensor:
+    """A Python number within its bounds, or a 0-dimensional tensor (whose value is not read).
+
+    Returned as it is, but for half precision, which becomes float32.
+    """
     if isinstance(value, Tensor):
         if value.ndim:
             must = "be a number or a 0-dimensional tensor"
             raise ValueError(complain(function, argument, must, describe(value)))
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat | torch.SymInt):
+        return promote(value)
+    if isinstance(value, bool) or not isinstance(
+        value, int | float | torch.SymFloat | torch.SymInt
+    ):
         raise TypeError(complain(function, argument, "be a number or a tensor", repr(value)))
     # Written so that NaN fails every comparison and is refused.
     if above is not None and not value > above:
@@ -145,6 +151,7 @@ def check_number(
         raise ValueError(complain(function, argument, f"be at least {minimum}", value))
     if maximum is not None and not value <= maximum:
         raise ValueError(complain(function, argument, f"be at most {maximum}", value))
+    return value
 
 
 def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -> int:
@@ -160,15 +167,15 @@ def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -
 def check_labels(
     function: str, argument: str, labels: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Labels that are safe to index with, and a term to add to the loss: NaN where a label was not.
+    """Labels that are safe to index with, and which of them are valid.
 
-    Plain eager code on the CPU raises instead. Nothing is read for that: `gather` itself
-    refuses a bad index there, while on a GPU it would take the whole process down.
+    Where one is not, the loss must be NaN; plain eager code on the CPU raises instead. Nothing is
+    read for that: `gather` itself refuses a bad index there, while on a GPU it would take the whole
+    process down.
     """
-    labels = labels.long()
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
-            torch.empty(num_classes).gather(0, labels.reshape(-1))
+            labels.new_empty(num_classes).gather(0, labels.reshape(-1))
         except RuntimeError as error:
             found = re.search(r"index (-?\d+) is out of bounds", str(error))
             if found is None:
@@ -176,4 +183,4 @@ def check_labels(
             must = f"hold class labels from 0 to {num_classes - 1} (mask others with `where`)"
             raise ValueError(complain(function, argument, must, found[1])) from None
     valid = (labels >= 0) & (labels < num_classes)
-    return torch.where(valid, labels, 0), torch.where(valid, 0.0, torch.nan)
+    return torch.where(valid, labels, 0), valid

@@ -30,11 +30,6 @@ def weighted(weight: Tensor, value: Tensor) -> Tensor:
     return weight * torch.where((weight == 0) & torch.isinf(value), 0.0, value)
 
 
-def shift_logits(logits: Tensor, dim: int) -> Tensor:
-    """The logits minus their maximum: the same softmax, without the rounding of a large offset."""
-    return logits - logits.detach().amax(dim, keepdim=True)
-
-
 def along(values: Tensor, dim: int, ndim: int) -> Tensor:
     """A vector laid along axis `dim` of a tensor with `ndim` axes."""
     return values.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
@@ -46,14 +41,32 @@ def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:
     return along(classes, dim, labels.ndim + 1) == labels.unsqueeze(dim)
 
 
+def surprisal(logits: Tensor, dim: int) -> Tensor:
+    """-log softmax(logits), to full relative accuracy.
+
+    With z the largest logit, log sum exp = z + log1p(sum of the others' exp(. - z)): no large offset
+    is rounded away, and a confident class keeps the digits that log(1 + tiny) would drop.
+    """
+    top = logits.argmax(dim, keepdim=True)
+    below = logits - logits.gather(dim, top)
+    others = torch.where(_is_top(top, logits, dim), 0.0, below.exp()).sum(dim, keepdim=True)
+    return others.log1p() - below
+
+
 def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """p = softmax(logits) and 1 - p, both to full relative accuracy.
 
     Only the largest probability of a row can be near 1; its complement is the sum of the others.
     """
-    exponential = shift_logits(logits, dim).exp()
-    total = exponential.sum(dim, keepdim=True)
-    largest = class_mask(logits.detach().argmax(dim), logits.shape[dim], dim)
-    others = torch.where(largest, 0.0, exponential).sum(dim, keepdim=True)
+    top = logits.argmax(dim, keepdim=True)
+    exponential = (logits - logits.gather(dim, top)).exp()
+    is_top = _is_top(top, logits, dim)
+    others = torch.where(is_top, 0.0, exponential).sum(dim, keepdim=True)
+    total = 1.0 + others
     probs = exponential / total
-    return probs, torch.where(largest, others / total, 1.0 - probs)
+    return probs, torch.where(is_top, others / total, 1.0 - probs)
+
+
+def _is_top(top: Tensor, logits: Tensor, dim: int) -> Tensor:
+    classes = torch.arange(logits.shape[dim], device=logits.device)
+    return along(classes, dim, logits.ndim) == top

@@ -7,7 +7,7 @@ import optree
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_choice, complain, describe
+from purelosses._checks import check_choice, complain
 from purelosses._numerics import promote
 from purelosses._types import PyTree
 
@@ -113,17 +113,21 @@ def uncertainty_weighted_loss(
     """
     function = "uncertainty_weighted_loss"
     values, structure = optree.tree_flatten(losses)
-    kinds = _leaves_like(function, "likelihood", likelihood, losses)
+    _check_scalars(function, "losses", losses, values)
+    kinds = _spread(function, "likelihood", likelihood, losses)
     for kind in kinds:
         check_choice(function, "likelihood", kind, get_args(Likelihood))
     if isinstance(log_vars, Tensor) and log_vars.ndim:
-        if log_vars.shape != (len(values),):
-            must = f"have shape ({len(values)},), one number per loss"
-            raise ValueError(complain(function, "log_vars", must, tuple(log_vars.shape)))
+        if not isinstance(losses, list | tuple) or log_vars.shape != (len(values),):
+            must = f"have one entry per loss: shape ({len(values)},) for a list, else a tree"
+            got = f"shape {tuple(log_vars.shape)} for {_outline(losses)}"
+            raise ValueError(complain(function, "log_vars", must, got))
         log_variances = list(log_vars.unbind())
     else:
-        log_variances = _leaves_like(function, "log_vars", log_vars, losses, prefix=False)
-    _check_scalars(function, "losses", losses, values)
+        log_variances = _spread(function, "log_vars", log_vars, losses)
+        if len(optree.tree_leaves(log_vars)) < len(values):
+            must = f"have the structure of `losses`, {_outline(losses)}"
+            raise ValueError(complain(function, "log_vars", must, _outline(log_vars)))
     _check_scalars(function, "log_vars", log_vars, log_variances)
 
     terms, weights = [], list(values)
@@ -140,17 +144,20 @@ def uncertainty_weighted_loss(
     return total, {key: optree.tree_unflatten(structure, leaves) for key, leaves in aux.items()}
 
 
-def _leaves_like(
-    function: str, argument: str, tree: PyTree, losses: PyTree, *, prefix: bool = True
-) -> list[Any]:
-    """The leaves of a tree that has the structure of the losses (or, if allowed, its first levels)."""
+def _spread(function: str, argument: str, tree: PyTree, losses: PyTree) -> list[Any]:
+    """One entry per loss, from a tree with the structure of the losses or of their first levels."""
     try:
-        if not prefix:
-            optree.tree_map(lambda *_: None, losses, tree)
-        return optree.broadcast_prefix(tree, losses)
-    except ValueError as error:
-        must = "have the structure of `losses`"
-        raise ValueError(complain(function, argument, must, f"{tree!r} ({error})")) from None
+        # One list per entry: the entries are not always tensors, and a list has an order.
+        spread = optree.tree_map(lambda x, part: [x] * len(optree.tree_leaves(part)), tree, losses)
+    except ValueError:
+        must = f"have the structure of `losses`, {_outline(losses)}"
+        raise ValueError(complain(function, argument, must, _outline(tree))) from None
+    return optree.tree_leaves(spread)
+
+
+def _outline(tree: PyTree) -> str:
+    """The structure of a tree, with a star at each leaf."""
+    return str(optree.tree_structure(tree)).removeprefix("PyTreeSpec(").removesuffix(")")
 
 
 def _check_scalars(function: str, argument: str, tree: PyTree, leaves: list[Any]) -> None:
@@ -158,8 +165,11 @@ def _check_scalars(function: str, argument: str, tree: PyTree, leaves: list[Any]
     must = "be a 0-dimensional floating tensor"
     for index, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor) or leaf.ndim or not leaf.is_floating_point():
-            name = argument if isinstance(tree, Tensor) else optree.tree_accessors(tree)[index].codify(argument)
-            got = f"{describe(leaf)}, {leaf.dtype}" if isinstance(leaf, Tensor) else repr(leaf)
-            raise (ValueError if isinstance(leaf, Tensor) else TypeError)(complain(function, name, must, got))
+            if not isinstance(tree, Tensor):
+                argument = optree.tree_accessors(tree)[index].codify(argument)
+            if not isinstance(leaf, Tensor):
+                raise TypeError(complain(function, argument, must, repr(leaf)))
+            got = f"shape {tuple(leaf.shape)} of {leaf.dtype}"
+            raise ValueError(complain(function, argument, must, got))
     if not leaves:
         raise ValueError(complain(function, argument, "hold at least one loss", repr(tree)))

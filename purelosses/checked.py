@@ -1,1 +1,148 @@
-def checked(l): return l
+"""Checks of values, opt-in, that work inside every transform and in compiled code.
+
+The check is an operator of its own with an ordered effect, so a compiler neither drops nor moves
+it, and with a rule for `vmap`. This rests on an experimental part of torch, used in this file alone;
+where it is missing the check still runs, but a compiler may drop it.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from purelosses._checks import complain
+from purelosses.transform import name_of
+
+# The bounds of each domain, and whether minus infinity is allowed besides.
+_BOUNDS: dict[str, tuple[float, float, bool]] = {
+    "real": (-torch.inf, torch.inf, False),
+    "positive": (0.0, torch.inf, False),
+    "weights": (0.0, torch.inf, False),
+    "logits": (-torch.inf, torch.inf, False),
+    "class_logits": (-torch.inf, torch.inf, True),
+    "unit": (0.0, 1.0, False),
+}
+
+
+@cache
+def _define_operator() -> None:
+    """Define `torch.ops.purelosses.check`: on first use, because it loads the compiler."""
+
+    @torch.library.custom_op("purelosses::check", mutates_args=())
+    def check(
+        values: Tensor, low: float, high: float, infinite: bool, function: str, argument: str
+    ) -> None:
+        good = torch.isfinite(values) & (values >= low) & (values <= high)
+        if infinite:
+            good = good | torch.isneginf(values)
+        if not bool(good.all()):
+            bounds = "finite" if high == torch.inf else f"between {low:g} and {high:g}"
+            must = f"be {bounds}{' and at least 0' if low == 0 and high == torch.inf else ''}"
+            worst = values[~good].flatten()[0].item()
+            raise ValueError(complain(function, argument, must, worst))
+
+    @check.register_fake
+    def _(
+        values: Tensor, low: float, high: float, infinite: bool, function: str, argument: str
+    ) -> None:
+        return None
+
+    @check.register_vmap
+    def _(info: Any, in_dims: Any, *args: Any) -> tuple[None, None]:
+        torch.ops.purelosses.check(*args)
+        return None, None
+
+    with suppress(ImportError, AttributeError):
+        from torch._library.effects import EffectType
+
+        check.register_effect(EffectType.ORDERED)
+
+
+@dataclass(frozen=True, repr=False)
+class checked:
+    """The same loss, with its values checked: for finding bad data, at the price of synchronising.
+
+    Predictions and targets must be finite and in their domain (probabilities in [0, 1], labels
+    among the classes), weights at least 0. What `where` excludes is not looked at. A loss that this
+    library does not know is checked for finite tensors. The checks fire in eager code and under
+    `grad`, `vmap`, `jvp` and `torch.compile`.
+
+    Args:
+        loss: A loss, or a `functools.partial` of one.
+
+    Returns:
+        A loss with the same arguments and results.
+
+    Raises:
+        ValueError: When it is called with a value outside its domain.
+
+    Example:
+        >>> loss = checked(dice_loss)
+        >>> loss(torch.tensor([0.5, 255.0]), torch.tensor([1, 0]))
+        Traceback (most recent call last):
+        ValueError: dice_loss: `prediction` must be between 0 and 1, got 255.0
+    """
+
+    loss: Callable[..., Any]
+    _names: tuple[str, ...] = field(init=False, compare=False)
+    _spec: Any = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        from purelosses.registry import LOSSES  # large, and most programs never need it
+
+        function = self._function
+        spec = LOSSES.get(name_of(function))
+        object.__setattr__(self, "_names", tuple(inspect.signature(function).parameters))
+        object.__setattr__(self, "_spec", spec if spec and spec.loss is function else None)
+        _define_operator()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return checked, (self.loss,)
+
+    def __repr__(self) -> str:
+        return f"checked({name_of(self.loss)})"
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        return self.loss.func if isinstance(self.loss, partial) else self.loss
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.loss(*args, **kwargs)  # first, so that shapes are known to fit
+        arguments = kwargs
+        if isinstance(self.loss, partial):
+            args, arguments = (*self.loss.args, *args), {**self.loss.keywords, **kwargs}
+        arguments = {**dict(zip(self._names, args, strict=False)), **arguments}
+        function = name_of(self._function)
+        if self._spec is None:
+            domains = dict.fromkeys(arguments, "real")
+        else:
+            domains = {**self._spec.domains(arguments), "weights": "weights"}
+        for argument, domain in domains.items():
+            for values in optree.tree_leaves(arguments.get(argument)):
+                if isinstance(values, Tensor):
+                    values = self._counted(argument, values, arguments)
+                    low, high, infinite = _BOUNDS.get(domain) or self._label_bounds(arguments)
+                    torch.ops.purelosses.check(
+                        values.detach(), low, high, infinite, function, argument
+                    )
+        return result
+
+    def _label_bounds(self, arguments: Mapping[str, Any]) -> tuple[float, float, bool]:
+        classes = arguments[self._names[0]].shape[arguments.get("class_dim", 1)]
+        return 0.0, float(classes - 1), False
+
+    def _counted(self, argument: str, values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """The values with 0, which every domain has, where `where` is False."""
+        where = arguments.get("where")
+        regions = self._spec is not None and self._spec.unit == "region"
+        if where is None or argument not in (*self._names[:2], *(["weights"] * (not regions))):
+            return values
+        if where.ndim < values.ndim:
+            where = where.unsqueeze(arguments.get("class_dim", 1))
+        return torch.where(where, values, 0)

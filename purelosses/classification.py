@@ -15,7 +15,7 @@ from purelosses._checks import (
     check_weights,
     check_where,
 )
-from purelosses._numerics import along, promote, shift_logits, softplus, weighted
+from purelosses._numerics import along, promote, softplus, surprisal, weighted
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
 
@@ -156,7 +156,9 @@ def cross_entropy_loss(
     check_floating(function, "logits", logits)
     class_dim = check_axis(function, "class_dim", class_dim, logits.ndim, "logits")
     labels = check_target(function, target, logits, "logits", class_dim)
-    check_number(function, "label_smoothing", label_smoothing, minimum=0, maximum=1)
+    label_smoothing = check_number(
+        function, "label_smoothing", label_smoothing, minimum=0, maximum=1
+    )
     check_reduction(function, reduction)
     samples = logits.shape[:class_dim] + logits.shape[class_dim + 1 :]
     if weights is not None:
@@ -168,24 +170,24 @@ def cross_entropy_loss(
         logits = torch.where(where.unsqueeze(class_dim), logits, 0.0)
         target = torch.where(where if labels else where.unsqueeze(class_dim), target, 0)
 
-    logits = shift_logits(logits, class_dim)
-    surprisal = logits.logsumexp(class_dim, keepdim=True) - logits
+    losses = surprisal(logits, class_dim)
     if class_weights is None:
         mass = None
     else:
         check_per_class(function, "class_weights", class_weights, logits, class_dim)
-        class_weights = along(class_weights.to(logits.dtype), class_dim, logits.ndim)
-        surprisal = weighted(class_weights, surprisal)
-        mass = class_weights.expand(logits.shape)
+        mass = along(class_weights.to(logits.dtype), class_dim, logits.ndim).expand(logits.shape)
+        losses = weighted(mass, losses)
+    smooth = isinstance(label_smoothing, Tensor) or label_smoothing > 0
+    even = losses.mean(class_dim) if smooth else None  # the loss of a target spread evenly
     if labels:
-        target, invalid = check_labels(function, "target", target, logits.shape[class_dim])
+        target, valid = check_labels(function, "target", target, logits.shape[class_dim])
         target = target.unsqueeze(class_dim)
-        losses = surprisal.gather(class_dim, target).squeeze(class_dim) + invalid
+        losses = losses.gather(class_dim, target).squeeze(class_dim)
+        losses = torch.where(valid, losses, torch.nan)
         mass = None if mass is None else mass.gather(class_dim, target).squeeze(class_dim)
     else:
-        losses = weighted(target, surprisal).sum(class_dim)
+        losses = weighted(target, losses).sum(class_dim)
         mass = None if mass is None else (mass * target).sum(class_dim)
-    if isinstance(label_smoothing, Tensor) or label_smoothing:
-        even = surprisal.mean(class_dim)
+    if even is not None:
         losses = (1 - label_smoothing) * losses + label_smoothing * even
     return reduce(losses, reduction, where, weights, mass)

@@ -191,7 +191,7 @@ def huber_loss(
     Source:
         Huber, *Robust Estimation of a Location Parameter*, Ann. Math. Statist. 35 (1964), eq. (9).
     """
-    check_number("huber_loss", "delta", delta, above=0)
+    delta = check_number("huber_loss", "delta", delta, above=0)
     residual = _residual("huber_loss", prediction, target, where, weights, reduction)
     clipped = residual.clamp(-delta, delta)  # type: ignore[arg-type]  # both bounds are of one type
     return reduce(clipped * (residual - 0.5 * clipped), reduction, where, weights)

@@ -90,7 +90,15 @@ def overlap_statistics(
         Definitions; the additive use is that of Tilborghs et al., arXiv:2207.09521.
     """
     return _overlap(
-        "overlap_statistics", "prediction", prediction, target, activation, class_dim, dim, where, extra
+        "overlap_statistics",
+        "prediction",
+        prediction,
+        target,
+        activation,
+        class_dim,
+        dim,
+        where,
+        extra,
     )
 
 
@@ -134,9 +142,9 @@ def _overlap(
     if labels:
         assert class_dim is not None
         num_classes = prediction.shape[class_dim]
-        target, invalid = check_labels(function, "target", target, num_classes)
-        target = class_mask(target, num_classes, class_dim) + invalid.unsqueeze(class_dim)
-        target = target.to(prediction.dtype)
+        target, valid = check_labels(function, "target", target, num_classes)
+        target = class_mask(target, num_classes, class_dim).to(prediction.dtype)
+        target = torch.where(valid.unsqueeze(class_dim), target, torch.nan)
 
     if activation == "softmax":
         assert class_dim is not None
@@ -180,9 +188,7 @@ def _region_axes(
     return axes
 
 
-def _class_axis(
-    ndim: int, class_dim: int | None, dim: int | tuple[int, ...] | None
-) -> int | None:
+def _class_axis(ndim: int, class_dim: int | None, dim: int | tuple[int, ...] | None) -> int | None:
     """Where the class axis of a prediction ends up in its statistics, None if it is summed."""
     if class_dim is None:
         return None
@@ -202,6 +208,9 @@ def _select(
         check_choice(function, "classes", classes, ("all", "present"))
     else:
         ndim = selected["tp"].ndim
+        if not isinstance(classes, Sequence) or not all(isinstance(c, int) for c in classes):
+            must = "be 'all', 'present' or a sequence of ints"
+            raise TypeError(complain(function, "classes", must, repr(classes)))
         if class_dim is None or not ndim:
             must = "be 'all' or 'present' where regions have no class axis"
             raise ValueError(complain(function, "classes", must, classes))
@@ -216,7 +225,7 @@ def _select(
         }
     counted = selected["count"] > 0
     if classes == "present":
-        counted = counted & (selected["tp"] + selected["fn"] > 0)
+        counted = counted & (selected["tp"] + selected["fn"] != 0)  # NaN, a bad label, counts
     return selected, counted
 
 
@@ -280,7 +289,7 @@ def dice_from_statistics(
         Milletari et al., arXiv:1606.04797, §3, without its squares (see `dice_loss`).
     """
     function = "dice_from_statistics"
-    check_number(function, "smooth", smooth, minimum=0)
+    smooth = check_number(function, "smooth", smooth, minimum=0)
     statistics, counted = _select(function, statistics, classes, class_dim)
     return _reduce_regions(function, _dice(statistics, smooth), counted, weights, reduction)
 
@@ -366,7 +375,7 @@ def dice_loss(
         Drozdzal et al., arXiv:1608.04117, eq. (2).
     """
     function = "dice_loss"
-    check_number(function, "smooth", smooth, minimum=0)
+    smooth = check_number(function, "smooth", smooth, minimum=0)
     statistics = _overlap(
         function, "prediction", prediction, target, activation, class_dim, dim, where
     )
@@ -444,14 +453,95 @@ def dice_bce_loss(
         Isensee et al., arXiv:1809.10486, eq. (1) (with the softmax cross-entropy).
     """
     function = "dice_bce_loss"
-    check_number(function, "dice_weight", dice_weight)
-    check_number(function, "bce_weight", bce_weight)
-    check_number(function, "smooth", smooth, minimum=0)
     statistics = _overlap(
         function, "logits", logits, target, "sigmoid", class_dim, dim, where, extra="bce"
     )
-    class_axis = _class_axis(logits.ndim, class_dim, dim)
-    statistics, counted = _select(function, statistics, classes, class_axis)
+    return _dice_bce(
+        function,
+        statistics,
+        dice_weight,
+        bce_weight,
+        smooth,
+        classes,
+        _class_axis(logits.ndim, class_dim, dim),
+        weights,
+        reduction,
+    )
+
+
+def dice_bce_from_statistics(
+    statistics: Mapping[str, Tensor],
+    *,
+    dice_weight: float | Tensor = 0.5,
+    bce_weight: float | Tensor = 0.5,
+    smooth: float | Tensor = 1.0,
+    classes: Classes = "all",
+    class_dim: int | None = -1,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The Dice plus cross-entropy loss of overlap statistics with their `"bce"` entry.
+
+    $$\ell = a\,\frac{\mathrm{FP} + \mathrm{FN}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}
+    + b\,\frac{\mathrm{BCE}}{n}$$
+
+    for each region, with the sums of `overlap_statistics(..., extra="bce")`, $n$ their `"count"`,
+    $a$ the `dice_weight`, $b$ the `bce_weight` and $s$ the `smooth` term.
+
+    Args:
+        statistics: What `overlap_statistics(..., extra="bce")` returned, or a sum of several.
+        dice_weight: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        bce_weight: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        smooth: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        classes: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        class_dim: The class axis of the statistics; used when `classes` lists some.
+        weights: How much each region matters; shape of the statistics (selected classes only), or
+            1 along an axis.
+        reduction: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`.
+
+    Raises:
+        ValueError: If `weights` do not fit or an option is unknown or out of its range.
+
+    Example:
+        >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
+        >>> statistics = overlap_statistics(logits, mask, activation="sigmoid", extra="bce")
+        >>> dice_bce_from_statistics(statistics)
+        tensor(0.1387)
+
+    Source:
+        See [`dice_bce_loss`][purelosses.dice_bce_loss].
+    """
+    return _dice_bce(
+        "dice_bce_from_statistics",
+        statistics,
+        dice_weight,
+        bce_weight,
+        smooth,
+        classes,
+        class_dim,
+        weights,
+        reduction,
+    )
+
+
+def _dice_bce(
+    function: str,
+    statistics: Mapping[str, Tensor],
+    dice_weight: float | Tensor,
+    bce_weight: float | Tensor,
+    smooth: float | Tensor,
+    classes: Classes,
+    class_dim: int | None,
+    weights: Tensor | None,
+    reduction: Reduction,
+) -> Tensor:
+    dice_weight = check_number(function, "dice_weight", dice_weight)
+    bce_weight = check_number(function, "bce_weight", bce_weight)
+    smooth = check_number(function, "smooth", smooth, minimum=0)
+    statistics, counted = _select(function, statistics, classes, class_dim)
     bce = statistics["bce"] / statistics["count"].clamp_min(1)
     losses = dice_weight * _dice(statistics, smooth) + bce_weight * bce
     return _reduce_regions(function, losses, counted, weights, reduction)

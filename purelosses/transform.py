@@ -17,12 +17,12 @@ from purelosses._checks import complain
 from purelosses._types import PyTree
 
 
-def _name(loss: Callable[..., Any]) -> str:
+def name_of(loss: Callable[..., Any]) -> str:
     """How a loss is written in code."""
     if isinstance(loss, partial):
         bound = [repr(argument) for argument in loss.args]
         bound += [f"{key}={value!r}" for key, value in loss.keywords.items()]
-        return f"partial({', '.join([_name(loss.func), *bound])})"
+        return f"partial({', '.join([name_of(loss.func), *bound])})"
     return getattr(loss, "__name__", None) or repr(loss)
 
 
@@ -71,7 +71,7 @@ class combined:
         return total, {name: term.detach() for name, term in terms.items()}
 
     def __repr__(self) -> str:
-        losses = ", ".join(f"{name!r}: {_name(loss)}" for name, loss in self.losses.items())
+        losses = ", ".join(f"{name!r}: {name_of(loss)}" for name, loss in self.losses.items())
         return f"combined({{{losses}}}, {self.weights!r})"
 
 
@@ -104,7 +104,7 @@ class per_sample:
         return _over_samples("per_sample", self.loss, None, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"per_sample({_name(self.loss)})"
+        return f"per_sample({name_of(self.loss)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +144,7 @@ class per_sample_grad:
         return _over_samples("per_sample_grad", gradient, self.chunk_size, data, kwargs)
 
     def __repr__(self) -> str:
-        return f"per_sample_grad({_name(self.loss)}, chunk_size={self.chunk_size})"
+        return f"per_sample_grad({name_of(self.loss)}, chunk_size={self.chunk_size})"
 
 
 def _over_samples(

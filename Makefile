@@ -1,0 +1,68 @@
+# Two commands matter: `make demo` and `make test`. CI runs the same targets (.ci/run).
+# They need make and Python 3.11; everything else goes into .venv.
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+INSTALL := python -m pip install --quiet
+EVERYTHING := --editable '.[demo]' --group dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow check docs bench gen lock clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 15
+
+demo: .venv/.data  ## train a two-task U-Net on real nuclei: a table and a picture
+	$(BIN)/python examples/multitask_nuclei.py
+
+# Two workers, one thread each: more threads than cores only wait for each other.
+test: .venv/.ok  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+slow: .venv/.ok  ## run the tests that compile with inductor
+	$(BIN)/pytest -m slow
+
+check: .venv/.ok  ## lint, format, types, generated modules, documentation
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python tools/gen_nn.py --check
+	$(MAKE) docs
+
+# Never with -q, which hides the warnings that --strict counts.
+docs: .venv/.ok  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: .venv/.ok  ## measure what a call costs
+	$(BIN)/python benchmarks/overhead.py
+
+gen: .venv/.ok  ## write purelosses/nn.py from the functions
+	$(BIN)/python tools/gen_nn.py
+
+# torch is moved on purpose (make lock TORCH=...), the rest to the newest versions that fit.
+TORCH ?= 2.13.0
+lock:  ## write constraints.txt from a fresh environment
+	$(PYTHON) -m venv --clear .lock
+	.lock/bin/$(INSTALL) --upgrade pip
+	.lock/bin/$(INSTALL) torch==$(TORCH) $(EVERYTHING)
+	.lock/bin/$(INSTALL) --no-deps stardist
+	.lock/bin/python -m pip freeze --all --exclude pip --exclude-editable > .lock/freeze.txt
+	{ grep '^#' constraints.txt; sed 's/+cpu//' .lock/freeze.txt; } > .lock/constraints.txt
+	mv .lock/constraints.txt constraints.txt
+	rm -rf .lock
+
+clean:  ## remove everything that was built
+	rm -rf .venv .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# pip first: the one that comes with Python 3.11 does not know --group.
+.venv/.ok: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/$(INSTALL) --upgrade pip
+	$(BIN)/$(INSTALL) --constraint constraints.txt $(EVERYTHING)
+	touch $@
+
+# Only for the image that it ships; its dependencies stay out.
+.venv/.data: .venv/.ok
+	$(BIN)/$(INSTALL) --constraint constraints.txt --no-deps stardist
+	touch $@

@@ -3,7 +3,7 @@
 Adapters hold options and parameters; they compute nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import optree
@@ -47,7 +47,7 @@ def _code(value: object) -> str:
 
 def structure_of(tree: PyTree) -> PyTree:
     """A tree without its tensors, for modules that need only its structure."""
-    if isinstance(tree, Iterable) and any(isinstance(x, Tensor) for x in optree.tree_leaves(tree)):
+    if any(isinstance(leaf, Tensor) for leaf in optree.tree_leaves(tree)):
         return optree.tree_map(lambda _: 0, tree)
     return tree
 
@@ -86,6 +86,8 @@ class Criterion(Adapter):
         >>> criterion(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5]))
         tensor(1.)
     """
+
+    loss: Callable[..., Any]
 
     def __init__(self, loss: Callable[..., Any], **options: Any) -> None:
         super().__init__(loss=loss, **options)

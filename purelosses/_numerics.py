@@ -44,8 +44,8 @@ def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:
 def surprisal(logits: Tensor, dim: int) -> Tensor:
     """-log softmax(logits), to full relative accuracy.
 
-    With z the largest logit, log sum exp = z + log1p(sum of the others' exp(. - z)): no large offset
-    is rounded away, and a confident class keeps the digits that log(1 + tiny) would drop.
+    With z the largest logit, log sum exp = z + log1p(sum of the others' exp(. - z)): no large
+    offset is rounded away, and a confident class keeps the digits that log(1 + tiny) would drop.
     """
     top = logits.argmax(dim, keepdim=True)
     below = logits - logits.gather(dim, top)

@@ -49,7 +49,8 @@ def uncertainty_weighted_init(tasks: int | Sequence[str] | PyTree) -> PyTree:
         if len(set(tasks)) < len(tasks):
             raise ValueError(complain(function, "tasks", "name each task once", tasks))
         tasks = dict.fromkeys(tasks, 0)
-    log_vars = optree.tree_map(lambda _: torch.zeros(()), tasks)
+    tree: PyTree = tasks
+    log_vars = optree.tree_map(lambda _: torch.zeros(()), tree)
     if not optree.tree_leaves(log_vars):
         raise ValueError(complain(function, "tasks", "have at least one task", tasks))
     return log_vars
@@ -61,7 +62,7 @@ def uncertainty_weighted_loss(
     *,
     likelihood: Likelihood | PyTree = "gaussian",
 ) -> tuple[Tensor, dict[str, PyTree]]:
-    r"""Sum of task losses, each weighted by how uncertain its task is: scales are learnt, not tuned.
+    r"""Sum of task losses, each weighted by how uncertain its task is, which is learnt.
 
     $$\ell = \sum_i a_i\,e^{-s_i} L_i + b_i s_i$$
 

@@ -1,8 +1,8 @@
 """Checks of values, opt-in, that work inside every transform and in compiled code.
 
 The check is an operator of its own with an ordered effect, so a compiler neither drops nor moves
-it, and with a rule for `vmap`. This rests on an experimental part of torch, used in this file alone;
-where it is missing the check still runs, but a compiler may drop it.
+it, and with a rule for `vmap`. This rests on an experimental part of torch, used in this file
+alone; where it is missing the check still runs, but a compiler may drop it.
 """
 
 import inspect
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from purelosses._checks import complain
+from purelosses._types import PyTree
 from purelosses.transform import name_of
 
 # The bounds of each domain, and whether minus infinity is allowed besides.
@@ -124,7 +125,8 @@ class checked:
         else:
             domains = {**self._spec.domains(arguments), "weights": "weights"}
         for argument, domain in domains.items():
-            for values in optree.tree_leaves(arguments.get(argument)):
+            tree: PyTree = arguments.get(argument)
+            for values in optree.tree_leaves(tree):
                 if isinstance(values, Tensor):
                     values = self._counted(argument, values, arguments)
                     low, high, infinite = _BOUNDS.get(domain) or self._label_bounds(arguments)

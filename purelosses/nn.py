@@ -36,7 +36,11 @@ __all__ = [
 
 
 class MSELoss(Adapter):
-    """Module of [`mse_loss`][purelosses.mse_loss]: options here, data in the call."""
+    """Squared difference between a prediction and a real-valued target.
+
+    The module of [`mse_loss`][purelosses.mse_loss]:
+    options here, data in the call.
+    """
 
     reduction: Reduction
 
@@ -60,7 +64,11 @@ class MSELoss(Adapter):
 
 
 class L1Loss(Adapter):
-    """Module of [`l1_loss`][purelosses.l1_loss]: options here, data in the call."""
+    """Absolute difference between a prediction and a real-valued target.
+
+    The module of [`l1_loss`][purelosses.l1_loss]:
+    options here, data in the call.
+    """
 
     reduction: Reduction
 
@@ -84,7 +92,11 @@ class L1Loss(Adapter):
 
 
 class HuberLoss(Adapter):
-    """Module of [`huber_loss`][purelosses.huber_loss]: options here, data in the call."""
+    """Squared for small residuals, absolute for large ones: outliers pull with a bounded force.
+
+    The module of [`huber_loss`][purelosses.huber_loss]:
+    options here, data in the call.
+    """
 
     delta: float | Tensor
     reduction: Reduction
@@ -114,7 +126,11 @@ class HuberLoss(Adapter):
 
 
 class BinaryCrossEntropyLoss(Adapter):
-    """Module of [`binary_cross_entropy_loss`][purelosses.binary_cross_entropy_loss]: options here, data in the call."""
+    """Negative log-likelihood of independent yes-or-no labels, from logits.
+
+    The module of [`binary_cross_entropy_loss`][purelosses.binary_cross_entropy_loss]:
+    options here, data in the call.
+    """
 
     reduction: Reduction
 
@@ -138,7 +154,11 @@ class BinaryCrossEntropyLoss(Adapter):
 
 
 class CrossEntropyLoss(Adapter):
-    """Module of [`cross_entropy_loss`][purelosses.cross_entropy_loss]: options here, data in the call."""
+    """Negative log-likelihood of one class among several, from logits.
+
+    The module of [`cross_entropy_loss`][purelosses.cross_entropy_loss]:
+    options here, data in the call.
+    """
 
     class_dim: int
     label_smoothing: float | Tensor
@@ -184,7 +204,11 @@ class CrossEntropyLoss(Adapter):
 
 
 class DiceLoss(Adapter):
-    """Module of [`dice_loss`][purelosses.dice_loss]: options here, data in the call."""
+    """One minus the Dice coefficient: how far a predicted region is from overlapping the true one.
+
+    The module of [`dice_loss`][purelosses.dice_loss]:
+    options here, data in the call.
+    """
 
     activation: Activation | None
     class_dim: int | None
@@ -238,7 +262,11 @@ class DiceLoss(Adapter):
 
 
 class DiceBCELoss(Adapter):
-    """Module of [`dice_bce_loss`][purelosses.dice_bce_loss]: options here, data in the call."""
+    """Dice plus binary cross-entropy: overlap of the region and likelihood of its pixels.
+
+    The module of [`dice_bce_loss`][purelosses.dice_bce_loss]:
+    options here, data in the call.
+    """
 
     dice_weight: float | Tensor
     bce_weight: float | Tensor
@@ -296,7 +324,11 @@ class DiceBCELoss(Adapter):
 
 
 class UncertaintyWeightedLoss(Adapter):
-    """Module of [`uncertainty_weighted_loss`][purelosses.uncertainty_weighted_loss]: options here, data in the call."""
+    """Sum of task losses, each weighted by how uncertain its task is, which is learnt.
+
+    The module of [`uncertainty_weighted_loss`][purelosses.uncertainty_weighted_loss]:
+    options here, data in the call.
+    """
 
     likelihood: Likelihood | PyTree
 

@@ -23,6 +23,7 @@ Domain: TypeAlias = Literal[
     "mask",  # 0 or 1
     "labels",  # integers from 0 to C - 1
     "distribution",  # at least 0, summing to 1 along the class axis
+    "boxes",  # corners x1, y1, x2, y2
     "where",  # boolean
     "weights",  # at least 0
 ]
@@ -59,6 +60,9 @@ class Array:
                 return (uniform * sizes["C"]).long()
             case "distribution":
                 return normal.softmax(self.names.index("C")).to(dtype)
+            case "boxes":
+                low, size = normal.chunk(2, -1)
+                return torch.cat([low, low + 0.5 + size.abs()], -1).to(dtype)
             case "where":
                 # One sample is kept whole and one is dropped whole, so that no draw is vacuous.
                 keep = uniform > 0.3
@@ -132,7 +136,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to call a loss, with the axes of everything by name. `B` is the batch, `C` classes."""
+    """One way to call a loss, with all axes named: `B` is the batch, `C` the classes."""
 
     name: str
     args: Mapping[str, Tree]
@@ -145,7 +149,7 @@ class Case:
     present: Callable[[Problem], Tensor] | None = None
     skip: Mapping[str, str] = field(default_factory=dict)  # clause: why it does not apply
     sizes: Mapping[str, int] = field(
-        default_factory=lambda: {"B": 4, "C": 3, "H": 4, "W": 5, "N": 6}
+        default_factory=lambda: {"B": 4, "C": 3, "H": 4, "W": 5, "N": 6, "corners": 4}
     )
 
     @property
@@ -168,12 +172,12 @@ class Case:
         dtype: torch.dtype = torch.float32,
         where: bool = False,
         weights: bool = False,
-        **sizes: int,
+        sizes: Mapping[str, int] | None = None,
     ) -> Problem:
         """A random problem; the same seed draws the same numbers in every dtype."""
         generator = torch.Generator().manual_seed(seed)
-        sizes = {**self.sizes, **sizes}
-        drawn = {k: array.draw(sizes, generator, dtype) for k, array in self.arrays.items()}
+        lengths = {**self.sizes, **(sizes or {})}
+        drawn = {k: array.draw(lengths, generator, dtype) for k, array in self.arrays.items()}
         if not where:
             drawn.pop("where", None)
         if not weights:

@@ -204,23 +204,22 @@ def _select(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The statistics of the selected classes, and which of their regions count."""
     selected = dict(statistics)
-    if isinstance(classes, str):
-        check_choice(function, "classes", classes, ("all", "present"))
-    else:
+    if classes not in ("all", "present"):
         ndim = selected["tp"].ndim
-        if not isinstance(classes, Sequence) or not all(isinstance(c, int) for c in classes):
-            must = "be 'all', 'present' or a sequence of ints"
-            raise TypeError(complain(function, "classes", must, repr(classes)))
+        labels = [c for c in classes if isinstance(c, int)] if isinstance(classes, Sequence) else []
+        if not labels or len(labels) < len(classes):
+            must = "be 'all', 'present' or a sequence of class labels"
+            raise ValueError(complain(function, "classes", must, repr(classes)))
         if class_dim is None or not ndim:
             must = "be 'all' or 'present' where regions have no class axis"
             raise ValueError(complain(function, "classes", must, classes))
         axis = check_axis(function, "class_dim", class_dim, ndim, "statistics")
         length = selected["tp"].shape[axis]
-        if not classes or not all(-length <= label < length for label in classes):
+        if not all(0 <= label < length for label in labels):
             must = f"name classes from 0 to {length - 1}"
             raise ValueError(complain(function, "classes", must, classes))
         selected = {
-            key: torch.stack([value.select(axis, label) for label in classes], axis)
+            key: torch.stack([value.select(axis, label) for label in labels], axis)
             for key, value in selected.items()
         }
     counted = selected["count"] > 0

@@ -155,7 +155,8 @@ def _over_samples(
     kwargs: dict[str, Any],
 ) -> PyTree:
     """`torch.vmap` does not map keyword arguments; this maps every tensor, wherever it stands."""
-    leaves, structure = optree.tree_flatten((args, kwargs))
+    call_tree: PyTree = (args, kwargs)
+    leaves, structure = optree.tree_flatten(call_tree)
     mapped = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     lengths = {leaves[index].shape[:1] for index in mapped}
     if len(lengths) != 1 or lengths == {torch.Size()}:

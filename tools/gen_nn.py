@@ -81,9 +81,14 @@ def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
     passed += [a.arg for a in data]
     passed += [f"{a.arg}={'' if a.arg in PER_CALL else 'self.'}{a.arg}" for a, _ in keywords]
 
+    summary = inspect.getdoc(function).partition("\n")[0]  # type: ignore[union-attr]
     lines = [
         f"class {module}(Adapter):",
-        f'    """Module of [`{name}`][purelosses.{name}]: options here, data in the call."""',
+        f'    """{summary}',
+        "",
+        f"    The module of [`{name}`][purelosses.{name}]:",
+        "    options here, data in the call.",
+        '    """',
         "",
         *(f"    {attribute}" for attribute in attributes),
         "",

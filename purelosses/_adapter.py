@@ -77,7 +77,7 @@ class Criterion(Adapter):
         loss: Any function of tensors.
         **options: Passed to every call by keyword; tensors become buffers that move with `.to()`.
 
-    Example:
+    Examples:
         >>> def scaled_error(prediction, target, scale):
         ...     return ((prediction - target).abs() * scale).mean()
         >>> criterion = Criterion(scaled_error, scale=2.0)
@@ -105,7 +105,7 @@ class CombinedLoss(Adapter):
             `{"mse": mse_loss, "l1": l1_loss}`.
         weights: `{name: weight}` with the same names. By default every weight is 1.
 
-    Example:
+    Examples:
         >>> criterion = CombinedLoss(weights={"mse": 0.7, "l1": 0.3})
         >>> criterion
         CombinedLoss(losses={'mse': mse_loss, 'l1': l1_loss}, weights={'mse': 0.7, 'l1': 0.3})

@@ -41,16 +41,15 @@ def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:
     return along(classes, dim, labels.ndim + 1) == labels.unsqueeze(dim)
 
 
-def surprisal(logits: Tensor, dim: int) -> Tensor:
-    """-log softmax(logits), to full relative accuracy.
+def log_partition(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The logits below the largest one, and log sum exp of those: softmax = exp(below - excess).
 
-    With z the largest logit, log sum exp = z + log1p(sum of the others' exp(. - z)): no large
-    offset is rounded away, and a confident class keeps the digits that log(1 + tiny) would drop.
+    The largest term of the sum is 1 and is left to log1p, so the excess of a confident row keeps
+    the digits that log(1 + tiny) would drop; and a large offset of the logits is never rounded in.
     """
-    top = logits.argmax(dim, keepdim=True)
-    below = logits - logits.gather(dim, top)
-    others = torch.where(_is_top(top, logits, dim), 0.0, below.exp()).sum(dim, keepdim=True)
-    return others.log1p() - below
+    largest, top = logits.max(dim, keepdim=True)
+    below = logits - largest
+    return below, _others(below.exp(), top, dim).log1p()
 
 
 def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -58,15 +57,13 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
     Only the largest probability of a row can be near 1; its complement is the sum of the others.
     """
-    top = logits.argmax(dim, keepdim=True)
-    exponential = (logits - logits.gather(dim, top)).exp()
-    is_top = _is_top(top, logits, dim)
-    others = torch.where(is_top, 0.0, exponential).sum(dim, keepdim=True)
-    total = 1.0 + others
-    probs = exponential / total
-    return probs, torch.where(is_top, others / total, 1.0 - probs)
+    largest, top = logits.max(dim, keepdim=True)
+    exponential = (logits - largest).exp()
+    others = _others(exponential, top, dim)
+    probs = exponential / (1.0 + others)
+    return probs, (1.0 - probs).scatter(dim, top, others / (1.0 + others))
 
 
-def _is_top(top: Tensor, logits: Tensor, dim: int) -> Tensor:
-    classes = torch.arange(logits.shape[dim], device=logits.device)
-    return along(classes, dim, logits.ndim) == top
+def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
+    """The sum without the term at `top`."""
+    return exponential.scatter(dim, top, 0.0).sum(dim, keepdim=True)

@@ -34,7 +34,7 @@ def uncertainty_weighted_init(tasks: int | Sequence[str] | PyTree) -> PyTree:
     Raises:
         ValueError: If there are no tasks, or a name occurs twice.
 
-    Example:
+    Examples:
         >>> uncertainty_weighted_init(2)
         tensor([0., 0.])
         >>> uncertainty_weighted_init(["mask", "depth"])
@@ -95,7 +95,7 @@ def uncertainty_weighted_loss(
             unknown.
         TypeError: If a leaf is not a floating tensor.
 
-    Example:
+    Examples:
         >>> losses = {"mask": torch.tensor(0.5), "depth": torch.tensor(4.0)}
         >>> log_vars = uncertainty_weighted_init(losses)
         >>> total, aux = uncertainty_weighted_loss(log_vars, losses)

@@ -83,7 +83,7 @@ class checked:
     Raises:
         ValueError: When it is called with a value outside its domain.
 
-    Example:
+    Examples:
         >>> loss = checked(dice_loss)
         >>> loss(torch.tensor([0.5, 255.0]), torch.tensor([1, 0]))
         Traceback (most recent call last):

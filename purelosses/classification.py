@@ -15,7 +15,7 @@ from purelosses._checks import (
     check_weights,
     check_where,
 )
-from purelosses._numerics import along, promote, softplus, surprisal, weighted
+from purelosses._numerics import along, log_partition, promote, softplus, weighted
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
 
@@ -60,7 +60,7 @@ def binary_cross_entropy_loss(
         ValueError: If shapes differ, `where` or `weights` do not fit, or `reduction` is unknown.
         TypeError: If `logits` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([2.0, -1.0, 0.0])
         >>> binary_cross_entropy_loss(logits, torch.tensor([1, 0, 1]))
         tensor(0.3778)
@@ -134,7 +134,7 @@ def cross_entropy_loss(
             `reduction` is unknown.
         TypeError: If `logits` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> cross_entropy_loss(logits, torch.tensor([0, 1]))
         tensor(0.3606)
@@ -170,24 +170,27 @@ def cross_entropy_loss(
         logits = torch.where(where.unsqueeze(class_dim), logits, 0.0)
         target = torch.where(where if labels else where.unsqueeze(class_dim), target, 0)
 
-    losses = surprisal(logits, class_dim)
-    if class_weights is None:
-        mass = None
-    else:
+    below, excess = log_partition(logits, class_dim)
+    mass = None
+    if class_weights is not None:
         check_per_class(function, "class_weights", class_weights, logits, class_dim)
         mass = along(class_weights.to(logits.dtype), class_dim, logits.ndim).expand(logits.shape)
-        losses = weighted(mass, losses)
-    smooth = isinstance(label_smoothing, Tensor) or label_smoothing > 0
-    even = losses.mean(class_dim) if smooth else None  # the loss of a target spread evenly
+
+    even = None  # the loss of a target spread evenly
+    if isinstance(label_smoothing, Tensor) or label_smoothing:
+        even = excess - below if mass is None else weighted(mass, excess - below)
+        even = even.mean(class_dim, keepdim=True)
     if labels:
-        target, valid = check_labels(function, "target", target, logits.shape[class_dim])
-        target = target.unsqueeze(class_dim)
-        losses = losses.gather(class_dim, target).squeeze(class_dim)
-        losses = torch.where(valid, losses, torch.nan)
-        mass = None if mass is None else mass.gather(class_dim, target).squeeze(class_dim)
+        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
+        losses = torch.where(valid, excess - below.gather(class_dim, target), torch.nan)
+        if mass is not None:
+            mass = mass.gather(class_dim, target)
+            losses = weighted(mass, losses)
     else:
-        losses = weighted(target, losses).sum(class_dim)
-        mass = None if mass is None else (mass * target).sum(class_dim)
+        shares = target if mass is None else mass * target
+        losses = weighted(shares, excess - below).sum(class_dim, keepdim=True)
+        mass = None if mass is None else shares.sum(class_dim, keepdim=True)
     if even is not None:
         losses = (1 - label_smoothing) * losses + label_smoothing * even
-    return reduce(losses, reduction, where, weights, mass)
+    mass = None if mass is None else mass.squeeze(class_dim)
+    return reduce(losses.squeeze(class_dim), reduction, where, weights, mass)

@@ -71,7 +71,7 @@ def mse_loss(
         ValueError: If shapes differ, `where` or `weights` do not fit, or `reduction` is unknown.
         TypeError: If `prediction` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> prediction = torch.tensor([1.0, 2.0, 3.0])
         >>> target = torch.tensor([1.5, 2.5, 4.0])
         >>> mse_loss(prediction, target)
@@ -123,7 +123,7 @@ def l1_loss(
         ValueError: If shapes differ, `where` or `weights` do not fit, or `reduction` is unknown.
         TypeError: If `prediction` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> l1_loss(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.5, 2.5, 4.0]))
         tensor(0.6667)
 
@@ -178,7 +178,7 @@ def huber_loss(
             `reduction` is unknown.
         TypeError: If `prediction` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> prediction, target = torch.tensor([0.0, 0.0]), torch.tensor([0.5, 10.0])
         >>> huber_loss(prediction, target, delta=1.0, reduction="none")
         tensor([0.1250, 9.5000])

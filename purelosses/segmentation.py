@@ -80,7 +80,7 @@ def overlap_statistics(
             option is unknown.
         TypeError: If `prediction` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> probs = torch.tensor([[0.9, 0.8, 0.1], [0.6, 0.2, 0.0]])
         >>> mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
         >>> overlap_statistics(probs, mask, dim=1)["tp"]
@@ -142,7 +142,7 @@ def _overlap(
     if labels:
         assert class_dim is not None
         num_classes = prediction.shape[class_dim]
-        target, valid = check_labels(function, "target", target, num_classes)
+        target, valid = check_labels(function, target, num_classes)
         target = class_mask(target, num_classes, class_dim).to(prediction.dtype)
         target = torch.where(valid.unsqueeze(class_dim), target, torch.nan)
 
@@ -274,7 +274,7 @@ def dice_from_statistics(
     Raises:
         ValueError: If `weights` do not fit or an option is unknown or out of its range.
 
-    Example:
+    Examples:
         Two halves of a batch give the loss of the whole batch, which a mean of losses does not:
 
         >>> probs, mask = torch.tensor([0.9, 0.2, 0.7, 0.4]), torch.tensor([1, 0, 1, 1])
@@ -351,7 +351,7 @@ def dice_loss(
             is unknown or out of its range.
         TypeError: If `prediction` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
         >>> dice_loss(probs, mask)
         tensor(0.0833)
@@ -439,7 +439,7 @@ def dice_bce_loss(
             is unknown or out of its range.
         TypeError: If `logits` is not floating or `where` not boolean.
 
-    Example:
+    Examples:
         >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
         >>> dice_bce_loss(logits, mask)
         tensor(0.1387)
@@ -504,7 +504,7 @@ def dice_bce_from_statistics(
     Raises:
         ValueError: If `weights` do not fit or an option is unknown or out of its range.
 
-    Example:
+    Examples:
         >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
         >>> statistics = overlap_statistics(logits, mask, activation="sigmoid", extra="bce")
         >>> dice_bce_from_statistics(statistics)

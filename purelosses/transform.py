@@ -45,7 +45,7 @@ class combined:
     Raises:
         ValueError: If there are no losses, or the names of `weights` are not those of `losses`.
 
-    Example:
+    Examples:
         >>> loss = combined({"mse": mse_loss, "l1": l1_loss}, {"mse": 0.7, "l1": 0.3})
         >>> total, terms = loss(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5]))
         >>> total
@@ -92,7 +92,7 @@ class per_sample:
         ValueError: If a tensor of the call has no axis, or the tensors disagree on the number of
             samples.
 
-    Example:
+    Examples:
         >>> loss = per_sample(partial(cross_entropy_loss, label_smoothing=0.1))
         >>> loss(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
         tensor([0.2269, 0.3633])
@@ -127,7 +127,7 @@ class per_sample_grad:
         ValueError: If a tensor of the data has no axis, or the tensors disagree on the number of
             samples.
 
-    Example:
+    Examples:
         >>> def objective(params, x, y):
         ...     return mse_loss(x @ params["w"], y)
         >>> x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.0, 1.0])

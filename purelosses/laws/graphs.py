@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from purelosses.laws.core import (
     Check,
+    NotApplicable,
     Operations,
     Subject,
     close,
@@ -136,8 +137,14 @@ def _(subject: Subject) -> Iterator[Check]:
         for problem in ordinary(subject):
             fake = with_options(problem, lambda x: torch.empty_like(x, device="cuda"))
             # Forward only: without a GPU, torch aborts the process where autograd meets fake CUDA.
-            with Operations() as operations:
-                value = subject.value(fake)
+            try:
+                with Operations() as operations:
+                    value = subject.value(fake)
+            except RuntimeError as error:
+                if "not linked with support for cuda" not in str(error):
+                    raise
+                # Python's `~x` and `x[...]` ask for the device itself.
+                raise NotApplicable("it needs a build of torch with CUDA to be judged") from None
             yield true(f"the result is on {value.device}", value.device.type == "cuda")
             for name, taken, made in operations.calls:
                 if name.startswith(("aten._to_copy", "aten.copy_")):

@@ -1,0 +1,68 @@
+"""Shared by all tests: how code in documents is run, and the record of the laws."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.abstract import AbstractCodeBlockParser
+from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
+
+# Every block of README and docs that is marked as python, whatever else its first line tells the
+# documentation builder; the blocks of a page run in order and share their names.
+blocks = AbstractCodeBlockParser(
+    [RawFencedCodeBlockLexer(info_pattern=re.compile(r"(?P<language>python)\b[^\n]*$\n", re.M))],
+    language="python",
+    evaluator=PythonEvaluator(),
+    language_lexeme_name="language",
+)
+pytest_collect_file = Sybil(parsers=[blocks], patterns=["*.md"]).pytest()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--laws", metavar="FILE", help="write what the laws found as JSON")
+
+
+class Record:
+    """Collect the evidence of tests/test_laws.py, from every worker, into one file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cells: list[dict[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.cells += [value for name, value in report.user_properties if name == "evidence"]
+
+    def pytest_sessionfinish(self) -> None:
+        from purelosses.laws import LAWS
+        from purelosses.registry import LOSSES
+
+        laws, losses = list(LAWS), list(LOSSES)
+        self.cells.sort(key=lambda cell: (losses.index(cell["loss"]), laws.index(cell["law"])))
+        self.file.write_text(json.dumps(self.cells, indent=1, ensure_ascii=False) + "\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("--laws")
+    if file and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Record(Path(file)))
+
+
+@pytest.fixture(autouse=True)
+def _names_of_docstring_examples(doctest_namespace: dict[str, Any]) -> None:
+    """Examples in docstrings use the library as a user's file does, after its imports."""
+    from functools import partial
+
+    import optree
+    import torch
+
+    import purelosses
+    import purelosses.nn
+
+    for module in (purelosses, purelosses.nn):
+        doctest_namespace.update({name: getattr(module, name) for name in module.__all__})
+    doctest_namespace.update(torch=torch, optree=optree, partial=partial)

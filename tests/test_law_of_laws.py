@@ -1,0 +1,590 @@
+"""Each law is tested too: a loss broken on purpose must fail exactly the law it breaks."""
+
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+import purelosses as pl
+import purelosses.nn as pnn
+from purelosses._checks import (
+    check_floating,
+    check_reduction,
+    check_same_shape,
+    check_weights,
+    check_where,
+)
+from purelosses._numerics import promote
+from purelosses._reduce import reduce
+from purelosses.laws import LAWS, Check, Law, NotApplicable, Subject, judge
+from purelosses.registry import LOSSES, Array, Case, Equals, LossSpec
+from purelosses.regression import _residual
+
+Loss = Callable[..., Any]
+BROKEN: dict[str, Subject] = {}
+
+
+def spec_of(loss: Loss, case: str | None = None, **changes: Any) -> LossSpec:
+    """The registry's entry for a loss with one case (the first) and none of its claims."""
+    spec = LOSSES[loss.__name__]
+    cases = [c for c in spec.cases if case in (None, c.name)][:1]
+    bare = LossSpec(
+        spec.loss,
+        spec.unit,
+        tuple(cases),
+        spec.domains,
+        parameters=spec.parameters,
+        init=spec.init,
+        accuracy_floor=spec.accuracy_floor,
+    )
+    return dataclasses.replace(bare, **changes)
+
+
+def breaks(
+    law: str, sound: Loss, case: str | None = None, module: Any = None, **changes: Any
+) -> Callable[[Loss], Loss]:
+    """Register a broken version of a sound loss, whose name (in messages) it keeps."""
+
+    def register(broken: Loss) -> Loss:
+        broken.__name__ = sound.__name__
+        broken.__wrapped__ = sound  # type: ignore[attr-defined]  # for inspect.signature
+        spec = spec_of(sound, case, **changes)
+        BROKEN[law] = Subject(dataclasses.replace(spec, loss=broken), spec.cases[0], module)
+        return broken
+
+    return register
+
+
+def levels() -> set[str]:
+    """The torch.func transforms that are active."""
+    if torch.compiler.is_compiling():
+        return set()
+    return {interpreter.key().name for interpreter in retrieve_all_functorch_interpreters()}
+
+
+def plain(x: Tensor) -> bool:
+    """Ordinary eager code on a tensor with values."""
+    tracing = torch.compiler.is_compiling() or get_proxy_mode() is not None
+    return not (tracing or levels() or x.is_meta or isinstance(x, FakeTensor))
+
+
+def with_gradient(loss: Tensor, factor: float) -> Tensor:
+    """The same value with its gradient scaled by 1 + factor."""
+    return loss + factor * (loss - loss.detach())
+
+
+# Purity
+
+
+@breaks("P1", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    target.detach()[:1].add_(0)
+    return loss
+
+
+class CountsCalls(pnn.MSELoss):
+    calls = 0
+
+    def forward(self, *data: Tensor, **options: Any) -> Tensor:
+        self.calls += 1
+        return super().forward(*data, **options)
+
+
+CALLS = [0]
+
+
+@breaks("P3", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    if options or not plain(prediction) or not prediction.requires_grad:
+        return loss
+    CALLS[0] += 1
+    return loss * (1 + 2**-23 * (CALLS[0] // 2 % 2)) if loss.dtype == torch.float32 else loss
+
+
+@breaks("P4", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if not torch.compiler.is_compiling():
+        random.random()
+    return pl.mse_loss(prediction, target, **options)
+
+
+@breaks("P5", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    return pl.mse_loss(prediction, target, **options) * torch.ones((), dtype=torch.float32)
+
+
+# Reductions, weights, masks
+
+
+@breaks("R1", pl.mse_loss)
+def _(*data: Tensor, reduction: str = "mean", weights: Any = None, **options: Any) -> Tensor:
+    if reduction == "mean" and isinstance(weights, Tensor):
+        reduction = "weighted_mean"
+    return pl.mse_loss(*data, reduction=reduction, weights=weights, **options)
+
+
+@breaks("R2", pl.mse_loss)
+def _(*data: Tensor, reduction: str = "mean", **options: Any) -> Tensor:
+    if reduction not in ("mean", "weighted_mean", "sum", "none"):
+        raise ValueError(f"mse_loss: `reduction` must be known, got {reduction!r}")
+    return pl.mse_loss(*data, reduction=reduction, **options)
+
+
+@breaks("R3", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return loss.flatten() if options == {"reduction": "none"} else loss
+
+
+@breaks("R4", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, where: Any = None, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, where=where, **options)
+    return loss if where is None else loss + 0 * prediction.sum()
+
+
+@breaks("R5", pl.mse_loss)
+def _(*data: Tensor, weights: Any = None, **options: Any) -> Tensor:
+    if isinstance(weights, Tensor):
+        weights = weights.clamp(max=2.5)
+    return pl.mse_loss(*data, weights=weights, **options)
+
+
+@breaks("R6", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    return loss * (1 + 1e-9 * min(prediction.shape[0], 9)) if loss.dtype == torch.float64 else loss
+
+
+# Transforms
+
+
+@breaks("T1", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return with_gradient(loss, 5e-6) if "Grad" in levels() else loss
+
+
+@breaks("T2", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return loss * (1 + 5e-5) if "Vmap" in levels() else loss
+
+
+@breaks("T3", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return with_gradient(loss, 4e-4) if {"Vmap", "Grad"} <= levels() else loss
+
+
+@breaks("T4", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return with_gradient(loss, 0.01) if levels() == {"Jvp"} else loss
+
+
+@breaks("T5", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return with_gradient(loss, 0.01) if {"Jvp", "Grad"} <= levels() else loss
+
+
+@breaks("T6", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    return with_gradient(pl.mse_loss(*data, **options), 0.01)
+
+
+@breaks("T7", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    return loss + (loss - loss.detach()).square()
+
+
+def varies(x: Tensor) -> bool:
+    """Whether vmap maps over this tensor."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
+
+
+@breaks("T8", pl.uncertainty_weighted_loss, module=pnn.UncertaintyWeightedLoss)
+def _(log_vars: Any, losses: Any, **options: Any) -> Any:
+    total, aux = pl.uncertainty_weighted_loss(log_vars, losses, **options)
+    ensemble = "Vmap" in levels() and not varies(losses["mask"])
+    return (total * (1 + 2e-4) if ensemble else total), aux
+
+
+# Graphs
+
+
+@breaks("G1", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    if torch.compiler.is_dynamo_compiling():
+        torch._dynamo.graph_break()
+    return pl.mse_loss(*data, **options)
+
+
+@breaks("G2", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if torch.compiler.is_exporting():
+        prediction = prediction.reshape(int(prediction.shape[0]), -1)
+    return pl.mse_loss(prediction, target, **options)
+
+
+@breaks("G3", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if not torch.compiler.is_compiling() and get_proxy_mode() is not None:
+        prediction = prediction.reshape(int(prediction.shape[0]), -1)
+    return pl.mse_loss(prediction, target, **options)
+
+
+@breaks("G4", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if isinstance(prediction, Tensor) and prediction.device.type == "meta":
+        raise RuntimeError("no values here")
+    return pl.mse_loss(prediction, target, **options)
+
+
+@breaks("G5", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    if loss.ndim == 0 and plain(prediction):
+        loss.item()
+    return loss
+
+
+@breaks("G6", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    table = torch.tensor([1.0, 1.0], dtype=loss.dtype).to(loss.device)
+    return loss * table.mean()
+
+
+@torch.library.custom_op("broken::copy", mutates_args=())
+def misdescribed_copy(x: Tensor) -> Tensor:
+    """A copy whose strides are not those that its description promises."""
+    return x.t().clone(memory_format=torch.contiguous_format).t()
+
+
+@misdescribed_copy.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+misdescribed_copy.register_autograd(lambda ctx, gradient: gradient)
+misdescribed_copy.register_vmap(
+    lambda info, in_dims, x: (torch.stack([misdescribed_copy(row) for row in x]), 0)
+)
+
+
+@breaks("G7", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if torch.compiler.is_compiling():
+        prediction = misdescribed_copy(prediction)
+    return pl.mse_loss(prediction, target, **options)
+
+
+# Numerics
+
+
+def inaccurate(condition: Callable[[Tensor, dict[str, Any]], bool], error: float) -> Loss:
+    def broken(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+        loss = pl.mse_loss(prediction, target, **options)
+        return loss * (1 + error) if condition(prediction, options) else loss
+
+    return broken
+
+
+def is_large(x: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and x.numel() > 50_000
+
+
+def ordinary_float32(x: Tensor, options: dict[str, Any]) -> bool:
+    plain_call = options.get("reduction", "mean") == "mean"
+    autocast = torch.is_autocast_enabled("cpu")
+    return x.dtype == torch.float32 and plain_call and not autocast
+
+
+breaks("N1", pl.mse_loss)(inaccurate(ordinary_float32, 5e-6))
+breaks("N2", pl.mse_loss)(
+    inaccurate(lambda x, _: is_large(x) and x.dtype == torch.float32, 5e-5),
+)
+breaks("N3", pl.mse_loss)(
+    inaccurate(lambda x, _: not is_large(x) and x.dtype == torch.bfloat16, 1e-5),
+)
+breaks("N4", pl.mse_loss)(
+    inaccurate(lambda x, _: not is_large(x) and x.dtype == torch.float16, 1e-5),
+)
+breaks("N5", pl.mse_loss)(inaccurate(lambda x, _: is_large(x) and x.dtype.itemsize == 2, 1e-5))
+breaks("N6", pl.mse_loss)(inaccurate(lambda x, _: torch.is_autocast_enabled("cpu"), 1e-5))
+
+
+@breaks("N7", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    float32 = isinstance(prediction, Tensor) and prediction.dtype == torch.float32
+    if float32 and options.get("weights") is None:
+        huge = prediction.detach().abs() > 1e10
+        options["weights"] = torch.where(huge, 1 + 1e-5, 1.0)
+    return pl.mse_loss(prediction, target, **options)
+
+
+# Edges
+
+
+def nan_where(loss: Tensor, condition: Tensor) -> Tensor:
+    return torch.where(condition, torch.nan, loss)
+
+
+@breaks("E1", pl.binary_cross_entropy_loss)
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.binary_cross_entropy_loss(logits, target, **options)
+    return nan_where(loss, (logits.detach().abs() > 9e3).all()) if logits.numel() else loss
+
+
+@breaks("E2", pl.cross_entropy_loss)
+def _(logits: Tensor, target: Tensor, where: Any = None, **options: Any) -> Tensor:
+    loss = pl.cross_entropy_loss(logits, target, where=where, **options)
+    return nan_where(loss, logits.isneginf().any()) if where is None else loss
+
+
+@breaks("E3", pl.binary_cross_entropy_loss)
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.binary_cross_entropy_loss(logits, target, **options)
+    certain = (target == 1).all() & (logits.detach().abs() < 30).all()
+    return nan_where(loss, certain) if logits.shape[0] > 1 else loss
+
+
+@breaks("E4", pl.cross_entropy_loss, "probabilities, last axis")
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.cross_entropy_loss(logits, target, **options)
+    return nan_where(loss, (target == 1).any())
+
+
+@breaks("E5", pl.mse_loss)
+def _(*data: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(*data, **options)
+    return loss.sqrt().square() if not options and data[0].numel() else loss
+
+
+def iou_loss(
+    boxes: Tensor,
+    target: Tensor,
+    *,
+    where: Tensor | None = None,
+    weights: Tensor | None = None,
+    reduction: Any = "mean",
+) -> Tensor:
+    """One minus the overlap of two boxes over their union, which is 0/0 for two points."""
+    check_floating("iou_loss", "boxes", boxes)
+    check_same_shape("iou_loss", "target", target, "boxes", boxes)
+    check_reduction("iou_loss", reduction)
+    boxes = promote(boxes)
+    target = target.to(boxes.dtype)
+    if weights is not None:
+        check_weights("iou_loss", weights, boxes.shape[:-1], "the boxes", boxes)
+    if where is not None:
+        check_where("iou_loss", where, boxes.shape[:-1], "the boxes", boxes)
+        unit = torch.arange(4, device=boxes.device).div(2, rounding_mode="floor").to(boxes.dtype)
+        boxes, target = (torch.where(where.unsqueeze(-1), x, unit) for x in (boxes, target))
+    low = torch.maximum(boxes[..., :2], target[..., :2])
+    high = torch.minimum(boxes[..., 2:], target[..., 2:])
+    overlap = (high - low).clamp_min(0).prod(-1)
+    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (boxes, target)]
+    return reduce(1 - overlap / (areas[0] + areas[1] - overlap), reduction, where, weights)
+
+
+BROKEN["E6"] = Subject(
+    LossSpec(iou_loss, "box", (), lambda _: {}),
+    Case(
+        "boxes",
+        {"boxes": Array("boxes", "B corners"), "target": Array("boxes", "B corners")},
+        unit="B",
+        where="B",
+    ),
+)
+
+
+@breaks("E7", pl.binary_cross_entropy_loss)
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.binary_cross_entropy_loss(logits, target, **options)
+    return nan_where(loss, (target == 1).all()) if logits.shape[0] == 1 else loss
+
+
+@breaks("E8", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, **options)
+    return loss if prediction.numel() else loss * torch.nan
+
+
+@breaks("E9", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, where: Any = None, **options: Any) -> Tensor:
+    loss = pl.mse_loss(prediction, target, where=where, **options)
+    several = where is not None and where.shape[0] > 1
+    return nan_where(loss, where.any().logical_not()) if several else loss
+
+
+@breaks("E11", pl.binary_cross_entropy_loss, cross_entropy=True, perfect=None)
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if isinstance(logits, Tensor) and logits.is_floating_point():
+        logits = logits.clamp(-30, 30)
+    return pl.binary_cross_entropy_loss(logits, target, **options)
+
+
+# Guards
+
+
+@breaks("S1", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    tensors = isinstance(target, Tensor) and isinstance(prediction, Tensor)
+    if tensors and target.shape != prediction.shape:
+        target = target.expand_as(prediction)
+    return pl.mse_loss(prediction, target, **options)
+
+
+@breaks("S2", pl.binary_cross_entropy_loss)
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    loss = pl.binary_cross_entropy_loss(logits, target, **options)
+    return loss if target.is_floating_point() else loss * 1.5
+
+
+@breaks("S3", pl.cross_entropy_loss)
+def _(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if isinstance(target, Tensor) and isinstance(logits, Tensor):
+        target = target.long().clamp(0, 2)
+    return pl.cross_entropy_loss(logits, target, **options)
+
+
+@breaks("S4", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if isinstance(prediction, Tensor):
+        prediction.view(-1)
+    return pl.mse_loss(prediction, target, **options)
+
+
+@breaks("S5", pl.mse_loss)
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if not isinstance(target, Tensor):
+        raise TypeError("wrong target")
+    return pl.mse_loss(prediction, target, **options)
+
+
+# Modules
+
+
+class CannotBePickled(pnn.MSELoss):
+    def __init__(self, *, reduction: Any = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.hook = lambda loss: loss
+
+
+class HidesATensor(pnn.MSELoss):
+    def __init__(self, *, reduction: Any = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.scale = [torch.ones(())]
+
+
+class AddsLogic(pnn.MSELoss):
+    def forward(self, *data: Tensor, **options: Any) -> Tensor:
+        return super().forward(*data, **options) * 1.5
+
+
+for code, module in {
+    "P2": CountsCalls, "M1": CannotBePickled, "M2": HidesATensor, "M3": AddsLogic,
+}.items():  # fmt: skip
+    spec = spec_of(pl.mse_loss)
+    BROKEN[code] = Subject(spec, spec.cases[0], module)
+
+
+# Claims that are not true
+
+
+def claim(law: str, loss: Loss, case: str | None = None, **claims: Any) -> None:
+    spec = spec_of(loss, case, **claims)
+    BROKEN[law] = Subject(spec, spec.cases[0])
+
+
+def _match(problem: Any) -> Any:
+    return problem.having(prediction=problem.tensors["target"])
+
+
+claim("E12", pl.mse_loss, perfect=_match, minimum=-1.0)
+claim("C1", pl.mse_loss, bounded=(0.0, 0.1))
+claim("C2", pl.dice_loss, "multi-label logits", convex=True)
+claim("C3", pl.cross_entropy_loss, "probabilities, last axis", symmetric=True)
+claim("C5", pl.mse_loss, homogeneous=1)
+claim("C7", pl.mse_loss, equals=(Equals("l1_loss", pl.l1_loss),))
+claim("C8", pl.mse_loss, stop_gradient=("target",))
+
+
+@breaks("C4", pl.mse_loss, perfect=_match, monotone=True)
+def _(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    where: Any = None,
+    weights: Any = None,
+    reduction: Any = "mean",
+) -> Tensor:
+    """Rises with the residual, and falls again."""
+    residual = _residual("mse_loss", prediction, target, where, weights, reduction)
+    squares = residual.clamp(-20, 20).square()
+    return reduce(squares * torch.exp(-squares), reduction, where, weights)
+
+
+@breaks("C6", pl.mse_loss, permutable="N")
+def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+    if isinstance(prediction, Tensor) and isinstance(target, Tensor):
+        kind = torch.promote_types(prediction.dtype, torch.float32)
+        scale = 1 + torch.arange(prediction.shape[-1], dtype=kind, device=prediction.device)
+        if prediction.shape == target.shape:
+            prediction, target = prediction * scale, target * scale
+    return pl.mse_loss(prediction, target, **options)
+
+
+def verdicts(subject: Subject, kinds: set[str]) -> dict[str, str]:
+    found = {law.code: judge(law, subject) for law in LAWS.values() if law.kind in kinds}
+    return {code: item.detail for code, item in found.items() if item.status == "fail"}
+
+
+@pytest.mark.parametrize("code", [code for code in LAWS if LAWS[code].kind != "slow"])
+def test_a_broken_loss_fails_exactly_its_law(code: str) -> None:
+    torch._dynamo.reset()
+    assert verdicts(BROKEN[code], {"eager", "graph"}).keys() == {code}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [code for code in LAWS if LAWS[code].kind == "slow"])
+def test_a_loss_that_the_compiler_breaks_fails_exactly_that_law(code: str) -> None:
+    assert verdicts(BROKEN[code], {"eager", "graph", "slow"}).keys() == {code}
+
+
+def test_a_law_that_checks_nothing_fails() -> None:
+    def nothing(subject: Subject) -> Any:
+        return iter(())
+
+    spec = LOSSES["mse_loss"]
+    evidence = judge(Law("X", "Nothing.", nothing), Subject(spec, spec.cases[0]))
+    assert (evidence.status, evidence.detail) == ("fail", "nothing was checked")
+
+
+def test_nan_is_never_within_a_limit() -> None:
+    assert not Check("a figure", float("nan"), 1.0).holds
+
+
+def test_a_law_that_does_not_apply_says_why() -> None:
+    def inapplicable(subject: Subject) -> Any:
+        raise NotApplicable("there is no such thing")
+
+    spec = LOSSES["mse_loss"]
+    evidence = judge(Law("X", "Nothing.", inapplicable), Subject(spec, spec.cases[0]))
+    assert (evidence.status, evidence.detail) == ("n/a", "there is no such thing")

@@ -1,0 +1,27 @@
+"""Every loss of the registry under every law of the contract."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+import purelosses.nn
+from purelosses.laws import LAWS, Law, combine, judge, subjects
+from purelosses.registry import LOSSES, LossSpec
+
+
+@pytest.mark.parametrize("spec", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize(
+    "law",
+    [
+        pytest.param(law, marks=pytest.mark.slow if law.kind == "slow" else ())
+        for law in LAWS.values()
+    ],
+    ids=LAWS,
+)
+def test_law(law: Law, spec: LossSpec, record_property: Callable[[str, Any], None]) -> None:
+    module = getattr(purelosses.nn, spec.module)
+    evidence = combine(judge(law, subject) for subject in subjects(spec, module))
+    record_property("evidence", asdict(evidence))
+    assert evidence.status != "fail", f"{law.statement} {evidence.detail}"

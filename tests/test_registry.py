@@ -1,0 +1,125 @@
+"""Nothing is forgotten: functions, registry, modules, oracles, pages and options agree."""
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracles import ORACLES
+
+import purelosses
+import purelosses.nn
+from purelosses.laws import LAWS
+from purelosses.registry import LOSSES
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {name: getattr(purelosses, name) for name in purelosses.__all__}
+FAMILIES = ("regression", "classification", "segmentation", "balance")
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_every_public_loss_is_registered() -> None:
+    assert {name for name in PUBLIC if name.endswith("_loss")} == set(LOSSES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_function_of_a_family_is_public(family: str) -> None:
+    module = importlib.import_module(f"purelosses.{family}")
+    own = {
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    internal = {"binary_cross_entropy_with_logits"}  # shared with segmentation
+    assert own - internal <= set(PUBLIC)
+
+
+def test_every_loss_has_a_module() -> None:
+    by_hand = {"Criterion", "CombinedLoss"}
+    assert set(purelosses.nn.__all__) - by_hand == {spec.module for spec in LOSSES.values()}
+
+
+def test_every_loss_has_an_oracle() -> None:
+    assert set(ORACLES) == set(LOSSES)
+
+
+def test_every_loss_has_a_page() -> None:
+    pages = {page.stem for page in (ROOT / "docs" / "losses").glob("*.md")}
+    assert pages == set(LOSSES)
+
+
+@pytest.mark.parametrize("spec", LOSSES.values(), ids=LOSSES)
+def test_the_page_of_a_loss_shows_function_and_module(spec: Any) -> None:
+    page = text(f"docs/losses/{spec.name}.md")
+    assert f"::: purelosses.{spec.name}\n" in page
+    assert f"::: purelosses.nn.{spec.module}\n" in page
+    assert f"losses/{spec.name}.md" in text("mkdocs.yml")
+
+
+def test_every_public_name_has_a_page() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    names = {f"purelosses.{name}" for name in PUBLIC} - {"purelosses.checked"}
+    names |= {f"purelosses.nn.{name}" for name in purelosses.nn.__all__}
+    names |= {"purelosses.checked.checked"}  # a class in a module of the same name
+    assert {name for name in names if f"::: {name}\n" not in pages} == set()
+
+
+def sections(name: str) -> dict[str, str]:
+    """A docstring by its sections; the text before the first is under the empty name."""
+    document = inspect.getdoc(PUBLIC[name]) or ""
+    parts = re.split(r"^(\w[\w ]*):$", document, flags=re.M)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_option_is_documented(name: str) -> None:
+    documented = re.findall(r"^    (\*{0,2}\w+):", sections(name)["Args"], flags=re.M)
+    assert documented == list(inspect.signature(PUBLIC[name]).parameters)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_docstring_follows_the_house_form(name: str) -> None:
+    found = sections(name)
+    first, _, rest = found[""].partition("\n")
+    assert re.fullmatch(r"[A-Z`].{20,98}\.", first), first
+    assert rest.startswith("\n") or not rest
+    assert {"Args", "Returns", "Raises", "Examples"} <= set(found)
+    if name in LOSSES:
+        assert "$$" in found[""], "a formula"
+        assert {"Coming from", "Source"} <= set(found)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_takes_data_by_position_and_options_by_keyword(name: str) -> None:
+    parameters = list(inspect.signature(PUBLIC[name]).parameters.values())
+    kinds = [parameter.kind for parameter in parameters]
+    data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert len(data) in (2, 3)
+    assert all(parameter.default is parameter.empty for parameter in data)
+    assert set(kinds[len(data) :]) <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_the_record_of_the_laws_is_complete_and_without_a_failure() -> None:
+    cells = json.loads(text("docs/data/laws.json"))
+    assert {(cell["law"], cell["loss"]) for cell in cells} == {(a, b) for a in LAWS for b in LOSSES}
+    assert len(cells) == len(LAWS) * len(LOSSES)
+    assert [cell for cell in cells if cell["status"] not in ("pass", "n/a")] == []
+
+
+def test_every_law_applies_to_some_loss_or_waits_for_its_family() -> None:
+    cells = json.loads(text("docs/data/laws.json"))
+    applied = {cell["law"] for cell in cells if cell["status"] == "pass"}
+    assert set(LAWS) - applied == {"E6", "C8"}  # boxes; arguments without gradient
+
+
+@pytest.mark.parametrize("loss", PUBLIC.values(), ids=PUBLIC)
+def test_public_functions_are_annotated(loss: Callable[..., Any]) -> None:
+    signature = inspect.signature(loss)
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())

@@ -21,11 +21,6 @@ def complain(function: str, argument: str, must: str, got: object) -> str:
     return f"{function}: `{argument}` must {must}, got {got}"
 
 
-def describe(value: object) -> str:
-    """What a message says it got: the shape of a tensor, the repr of anything else."""
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-
-
 def check_choice(function: str, argument: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         names = ", ".join(map(repr, allowed))
@@ -45,11 +40,17 @@ def check_floating(function: str, argument: str, value: object) -> None:
 
 def check_same_shape(function: str, argument: str, value: Tensor, other: str, like: Tensor) -> None:
     """`value` has the shape of `like` exactly (they never broadcast) and lies on its device."""
-    check_tensor(function, argument, value)
+    check_real(function, argument, value)
     if value.shape != like.shape:
         must = f"have the shape of `{other}`, {tuple(like.shape)}"
         raise ValueError(complain(function, argument, must, tuple(value.shape)))
     check_device(function, argument, value, like)
+
+
+def check_real(function: str, argument: str, value: Tensor) -> None:
+    check_tensor(function, argument, value)
+    if value.is_complex():
+        raise TypeError(complain(function, argument, "be a real tensor", value.dtype))
 
 
 def check_device(function: str, argument: str, value: Tensor, like: Tensor) -> None:
@@ -86,7 +87,7 @@ def check_target(
 
     Decided by dtype, never by size: floats and booleans have the shape of the prediction.
     """
-    check_tensor(function, "target", target)
+    check_real(function, "target", target)
     if class_dim is None or target.is_floating_point() or target.dtype == torch.bool:
         check_same_shape(function, "target", target, other, like)
         return False
@@ -101,7 +102,7 @@ def check_target(
 def check_per_class(
     function: str, argument: str, value: Tensor, like: Tensor, class_dim: int
 ) -> None:
-    check_tensor(function, argument, value)
+    check_real(function, argument, value)
     if value.shape != (like.shape[class_dim],):
         must = f"hold one number per class, shape ({like.shape[class_dim]},)"
         raise ValueError(complain(function, argument, must, tuple(value.shape)))
@@ -111,9 +112,8 @@ def check_per_class(
 def check_weights(
     function: str, weights: Tensor, shape: Sequence[int], units: str, like: Tensor
 ) -> None:
+    check_real(function, "weights", weights)
     check_broadcast(function, "weights", weights, shape, units)
-    if weights.is_complex():
-        raise TypeError(complain(function, "weights", "be a real tensor", weights.dtype))
     check_device(function, "weights", weights, like)
 
 
@@ -136,9 +136,10 @@ def check_number(
     Returned as it is, but for half precision, which becomes float32.
     """
     if isinstance(value, Tensor):
+        check_real(function, argument, value)
         if value.ndim:
             must = "be a number or a 0-dimensional tensor"
-            raise ValueError(complain(function, argument, must, describe(value)))
+            raise ValueError(complain(function, argument, must, f"shape {tuple(value.shape)}"))
         return promote(value)
     if isinstance(value, bool) or not isinstance(
         value, int | float | torch.SymFloat | torch.SymInt

@@ -25,6 +25,15 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
 
 
+def share(part: Tensor, rest: Tensor) -> Tensor:
+    """part / (part + rest) of positive numbers, 0 for 0 / 0, accurate in value and in gradient.
+
+    Near 1 the derivative of the plain quotient cancels, near 0 the value of 1 - rest / whole does.
+    """
+    whole = part + rest
+    return torch.where(part > rest, 1 - safe_divide(rest, whole), safe_divide(part, whole))
+
+
 def weighted(weight: Tensor, value: Tensor) -> Tensor:
     """weight * value; 0 where the weight is 0, also when the value is infinite there."""
     return weight * torch.where((weight == 0) & torch.isinf(value), 0.0, value)
@@ -48,7 +57,8 @@ def log_partition(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     the digits that log(1 + tiny) would drop; and a large offset of the logits is never rounded in.
     """
     largest, top = logits.max(dim, keepdim=True)
-    below = logits - largest
+    # A constant 0 at the top: its gradient is then the sum of the others', and nothing cancels.
+    below = (logits - largest).scatter(dim, top, 0.0)
     return below, _others(below.exp(), top, dim).log1p()
 
 

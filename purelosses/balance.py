@@ -114,7 +114,7 @@ def uncertainty_weighted_loss(
     """
     function = "uncertainty_weighted_loss"
     values, structure = optree.tree_flatten(losses)
-    _check_scalars(function, "losses", losses, values)
+    _check_scalars(function, "losses", losses, values, values)
     kinds = _spread(function, "likelihood", likelihood, losses)
     for kind in kinds:
         check_choice(function, "likelihood", kind, get_args(Likelihood))
@@ -129,7 +129,7 @@ def uncertainty_weighted_loss(
         if len(optree.tree_leaves(log_vars)) < len(values):
             must = f"have the structure of `losses`, {_outline(losses)}"
             raise ValueError(complain(function, "log_vars", must, _outline(log_vars)))
-    _check_scalars(function, "log_vars", log_vars, log_variances)
+    _check_scalars(function, "log_vars", log_vars, log_variances, values)
 
     terms, weights = [], list(values)
     for kind, (a, b) in _FACTORS.items():
@@ -161,8 +161,10 @@ def _outline(tree: PyTree) -> str:
     return str(optree.tree_structure(tree)).removeprefix("PyTreeSpec(").removesuffix(")")
 
 
-def _check_scalars(function: str, argument: str, tree: PyTree, leaves: list[Any]) -> None:
-    """Every leaf is a 0-dimensional floating tensor; the message says which is not."""
+def _check_scalars(
+    function: str, argument: str, tree: PyTree, leaves: list[Any], losses: list[Any]
+) -> None:
+    """Every leaf is a 0-dimensional floating tensor beside the losses; says which is not."""
     must = "be a 0-dimensional floating tensor"
     for index, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor) or leaf.ndim or not leaf.is_floating_point():
@@ -172,5 +174,8 @@ def _check_scalars(function: str, argument: str, tree: PyTree, leaves: list[Any]
                 raise TypeError(complain(function, argument, must, repr(leaf)))
             got = f"shape {tuple(leaf.shape)} of {leaf.dtype}"
             raise ValueError(complain(function, argument, must, got))
+        if leaf.device != losses[0].device:
+            must = f"be on the device of the first loss, {losses[0].device}"
+            raise ValueError(complain(function, argument, must, leaf.device))
     if not leaves:
         raise ValueError(complain(function, argument, "hold at least one loss", repr(tree)))

@@ -6,7 +6,7 @@ an average of losses would not be.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal
 
 import torch
@@ -24,7 +24,7 @@ from purelosses._checks import (
     check_where,
     complain,
 )
-from purelosses._numerics import class_mask, promote, safe_divide, softmax_and_complement
+from purelosses._numerics import class_mask, promote, share, softmax_and_complement
 from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
 from purelosses.classification import binary_cross_entropy_with_logits
@@ -200,9 +200,17 @@ def _class_axis(ndim: int, class_dim: int | None, dim: int | tuple[int, ...] | N
 
 
 def _select(
-    function: str, statistics: Mapping[str, Tensor], classes: Classes, class_dim: int | None
+    function: str,
+    statistics: Mapping[str, Tensor],
+    classes: Classes,
+    class_dim: int | None,
+    needed: Set[str] = frozenset({"tp", "fp", "fn", "count"}),
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The statistics of the selected classes, and which of their regions count."""
+    if not isinstance(statistics, Mapping) or not statistics.keys() >= needed:
+        must = f"be what `overlap_statistics` returns, with {sorted(needed)}"
+        got = sorted(statistics) if isinstance(statistics, Mapping) else repr(statistics)
+        raise ValueError(complain(function, "statistics", must, got))
     selected = dict(statistics)
     if classes not in ("all", "present"):
         ndim = selected["tp"].ndim
@@ -238,8 +246,7 @@ def _reduce_regions(
 
 
 def _dice(statistics: Mapping[str, Tensor], smooth: float | Tensor) -> Tensor:
-    errors = statistics["fp"] + statistics["fn"]
-    return safe_divide(errors, 2 * statistics["tp"] + errors + smooth)
+    return share(statistics["fp"] + statistics["fn"], 2 * statistics["tp"] + smooth)
 
 
 def dice_from_statistics(
@@ -280,9 +287,9 @@ def dice_from_statistics(
         >>> probs, mask = torch.tensor([0.9, 0.2, 0.7, 0.4]), torch.tensor([1, 0, 1, 1])
         >>> halves = [overlap_statistics(p, m) for p, m in zip(probs.split(2), mask.split(2))]
         >>> dice_from_statistics(optree.tree_map(torch.add, *halves))
-        tensor(0.1765)
+        tensor(0.1935)
         >>> dice_loss(probs, mask)
-        tensor(0.1765)
+        tensor(0.1935)
 
     Source:
         Milletari et al., arXiv:1606.04797, §3, without its squares (see `dice_loss`).
@@ -361,7 +368,7 @@ def dice_loss(
         >>> logits = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.0]]])
         >>> labels = torch.tensor([[0, 1, 1]])
         >>> dice_loss(logits, labels, activation="softmax", class_dim=1, reduction="none")
-        tensor([[0.1109, 0.2046, 0.2714]])
+        tensor([[0.1165, 0.1668, 0.2694]])
 
     Coming from:
         MONAI `DiceLoss(sigmoid=True)`: `activation="sigmoid", class_dim=1, smooth=1e-5`; its
@@ -442,7 +449,7 @@ def dice_bce_loss(
     Examples:
         >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
         >>> dice_bce_loss(logits, mask)
-        tensor(0.1387)
+        tensor(0.1350)
 
     Coming from:
         MONAI `DiceCELoss(sigmoid=True)` with one channel: `dice_weight=1, bce_weight=1,
@@ -508,7 +515,7 @@ def dice_bce_from_statistics(
         >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
         >>> statistics = overlap_statistics(logits, mask, activation="sigmoid", extra="bce")
         >>> dice_bce_from_statistics(statistics)
-        tensor(0.1387)
+        tensor(0.1350)
 
     Source:
         See [`dice_bce_loss`][purelosses.dice_bce_loss].
@@ -540,7 +547,8 @@ def _dice_bce(
     dice_weight = check_number(function, "dice_weight", dice_weight)
     bce_weight = check_number(function, "bce_weight", bce_weight)
     smooth = check_number(function, "smooth", smooth, minimum=0)
-    statistics, counted = _select(function, statistics, classes, class_dim)
+    needed = {"tp", "fp", "fn", "count", "bce"}
+    statistics, counted = _select(function, statistics, classes, class_dim, needed)
     bce = statistics["bce"] / statistics["count"].clamp_min(1)
     losses = dice_weight * _dice(statistics, smooth) + bce_weight * bce
     return _reduce_regions(function, losses, counted, weights, reduction)

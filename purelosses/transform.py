@@ -155,8 +155,9 @@ def _over_samples(
     kwargs: dict[str, Any],
 ) -> PyTree:
     """`torch.vmap` does not map keyword arguments; this maps every tensor, wherever it stands."""
-    call_tree: PyTree = (args, kwargs)
-    leaves, structure = optree.tree_flatten(call_tree)
+    # A tuple: the compiler does not follow optree into a dict that was made on the way.
+    data: PyTree = (*args, *kwargs.values())
+    leaves, structure = optree.tree_flatten(data)
     mapped = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     lengths = {leaves[index].shape[:1] for index in mapped}
     if len(lengths) != 1 or lengths == {torch.Size()}:
@@ -168,7 +169,7 @@ def _over_samples(
         sample = list(leaves)
         for index, tensor in zip(mapped, tensors, strict=True):
             sample[index] = tensor.unsqueeze(0)
-        one_args, one_kwargs = optree.tree_unflatten(structure, sample)
-        return call(*one_args, **one_kwargs)
+        one = optree.tree_unflatten(structure, sample)
+        return call(*one[: len(args)], **dict(zip(kwargs, one[len(args) :], strict=True)))
 
     return torch.vmap(one_sample, chunk_size=chunk_size)(*(leaves[index] for index in mapped))

@@ -56,7 +56,7 @@ def _(subject: Subject) -> Iterator[Check]:
         yield close("limit of a falling logit", subject.value(problem), limit, 1e-5, 1e-6)
 
 
-@law("E3", "Empty, full, both empty, both full masks, and an absent class: finite.")
+@law("E3", "Empty, full, both empty, both full masks, and an absent class: finite, and accurate.")
 def _(subject: Subject) -> Iterator[Check]:
     names = [k for k in subject.holding("mask", "labels", "unit") if k in subject.targets]
     if not names:
@@ -68,6 +68,10 @@ def _(subject: Subject) -> Iterator[Check]:
         if sure is not None:
             problem = replacing(problem, prediction, sure if unit else 80 * sure - 40)
         yield from finite(f"target {full}, prediction {sure}", subject, problem)
+    for name, full in product(names, (0, 1)):
+        # Large regions, where a quotient comes close to 1 and its derivative may cancel.
+        wide = subject.case.problem(0, sizes={"H": 32, "W": 32, "N": 512})
+        yield from against_float64(subject, replacing(wide, name, full), 2e-6, 1e-5)
 
 
 @law("E4", "Probabilities of exactly 0 and 1: finite.")

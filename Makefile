@@ -7,7 +7,7 @@ INSTALL := python -m pip install --quiet
 EVERYTHING := --editable '.[demo]' --group dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check docs bench gen lock clean
+.PHONY: help demo test slow laws check docs bench gen lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 15
@@ -20,14 +20,17 @@ test: .venv/.ok  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 slow: .venv/.ok  ## run the tests that compile with inductor
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+laws: .venv/.ok  ## record what the laws find, for the documentation
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow or not slow" tests/test_laws.py --laws docs/data/laws.json
 
 check: .venv/.ok  ## lint, format, types, generated modules, documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python tools/gen_nn.py --check
-	$(MAKE) docs
+	$(MAKE) slow docs
 
 # Never with -q, which hides the warnings that --strict counts.
 docs: .venv/.ok  ## build the documentation into site/

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from purelosses._checks import complain
 from purelosses._types import PyTree
-from purelosses.transform import name_of
+from purelosses.transform import combined, name_of, per_sample, per_sample_grad
 
 # The bounds of each domain, and whether minus infinity is allowed besides.
 _BOUNDS: dict[str, tuple[float, float, bool]] = {
@@ -81,6 +81,8 @@ class checked:
         A loss with the same arguments and results.
 
     Raises:
+        TypeError: If it is made of a module or of `combined`, `per_sample`, `per_sample_grad`:
+            check the losses inside, as in `per_sample(checked(loss))`.
         ValueError: When it is called with a value outside its domain.
 
     Examples:
@@ -95,8 +97,13 @@ class checked:
     _spec: Any = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        from purelosses.registry import LOSSES  # large, and most programs never need it
+        # Large, and most programs never need them.
+        from purelosses._adapter import Adapter
+        from purelosses.registry import LOSSES
 
+        if isinstance(self.loss, Adapter | combined | per_sample | per_sample_grad):
+            must = "be a function; check what a wrapper is made of, as in per_sample(checked(loss))"
+            raise TypeError(complain("checked", "loss", must, repr(self.loss)))
         function = self._function
         spec = LOSSES.get(name_of(function))
         object.__setattr__(self, "_names", tuple(inspect.signature(function).parameters))

@@ -189,7 +189,7 @@ def cross_entropy_loss(
     else:
         shares = target if mass is None else mass * target
         losses = weighted(shares, excess - below).sum(class_dim, keepdim=True)
-        mass = None if mass is None else shares.sum(class_dim, keepdim=True)
+        mass = shares.sum(class_dim, keepdim=True)
     if even is not None:
         losses = (1 - label_smoothing) * losses + label_smoothing * even
     mass = None if mass is None else mass.squeeze(class_dim)

@@ -184,7 +184,7 @@ def huber_loss(
         tensor([0.1250, 9.5000])
 
     Coming from:
-        `torch.nn.functional.huber_loss`: same value (and here `torch.func.hessian` works).
+        `torch.nn.functional.huber_loss`: same value; here `jacfwd(jacfwd(...))` works too.
         `torch.nn.functional.smooth_l1_loss(beta)` is this loss with `delta=beta`, divided by beta.
         `optax.huber_loss` is `reduction="none"`.
 

@@ -9,6 +9,7 @@ import torch
 from torch.func import grad, hessian, jacrev, jvp, vmap
 
 import purelosses as pl
+import purelosses.nn as pnn
 from purelosses.registry import LOSSES
 
 NAN, INF = float("nan"), float("inf")
@@ -331,3 +332,25 @@ def test_repr_equality_and_pickle():
     assert copy(GOOD, MASK) == DICE(GOOD, MASK)
     with pytest.raises(ValueError, match="between 0 and 1"):
         copy(BAD, MASK)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [pnn.DiceLoss(), pl.per_sample(pl.dice_loss), pl.combined({"dice": pl.dice_loss})],
+    ids=lambda wrapper: type(wrapper).__name__,
+)
+def test_a_wrapper_is_refused_because_its_arguments_are_not_those_of_the_loss(wrapper):
+    with pytest.raises(TypeError, match=r"checked: `loss` must be a function"):
+        pl.checked(wrapper)
+
+
+def test_the_losses_inside_a_wrapper_can_be_checked():
+    data = torch.tensor([[0.5, 1.7]]), torch.tensor([[1, 0]])
+    message = r"dice_loss: `prediction` must be between 0 and 1, got 1\.7"
+    for wrapper in (
+        pl.per_sample(pl.checked(pl.dice_loss)),
+        pnn.Criterion(pl.checked(pl.dice_loss)),
+        pl.combined({"dice": pl.checked(pl.dice_loss)}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrapper(*data)

@@ -136,7 +136,7 @@ def imports(body: str) -> str:
                                 "structure_of"],
     }  # fmt: skip
     for spec in LOSSES.values():
-        family = sys.modules[spec.loss.__module__]
+        family = sys.modules[f"purelosses.{spec.family}"]
         own = [name for name in vars(family) if name[0].isupper() and name != "Tensor"]
         own = [name for name in own if all(name not in names for names in sources.values())]
         sources.setdefault(family.__name__, []).extend(own)

@@ -3,6 +3,7 @@
 The losses and the training loops are in `multitask_nuclei.py` and `multitask_nuclei_module.py`.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -197,7 +198,7 @@ def report(name: str, prediction: dict[str, Tensor], truth: Batch, log: Log) -> 
     path = OUTPUT / f"{name}.png"
     title = f"Held-out nuclei: {scores['mask']}, distance {scores['distance']}"
     draw(title, prediction, truth, curves).savefig(path, dpi=120)
-    console.print(f"Picture: {path}", soft_wrap=True)
+    console.print(f"Picture: {os.path.relpath(path)}", soft_wrap=True)
 
 
 def draw(title: str, prediction: dict[str, Tensor], truth: Batch, curves: Aux) -> Figure:

@@ -6,6 +6,7 @@ Then `per_sample_grad` tells how far each sample, on its own, would still move t
 with the largest gradients influence the training most, and are the first to look at.
 """
 
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -100,7 +101,7 @@ def report(images: Tensor, given: Tensor, true: Tensor, norms: Tensor, losses: T
     OUTPUT.mkdir(exist_ok=True)
     path = OUTPUT / "per_sample_digits.png"
     draw(images, given, true, norms).savefig(path, dpi=120)
-    console.print(f"Picture: {path}", soft_wrap=True)
+    console.print(f"Picture: {os.path.relpath(path)}", soft_wrap=True)
 
 
 def precision(scores: Tensor, wrong: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ def test_mypy_sees_options_and_results(tmp_path: Path) -> None:
     assert lines[1].startswith('note: Revealed type is "tuple[torch._tensor.Tensor, ')
     assert lines[2].startswith('error: Unexpected keyword argument "smoth" for "DiceLoss"')
     wrong = [line for line in lines if line.startswith("error: ")]
-    assert "'avarage'" in wrong[1] and "reduction" in wrong[1]
+    assert "'avarage'" in wrong[1]
+    assert "reduction" in wrong[1]
     assert wrong[2].startswith("error: Too few arguments")
     assert len(wrong) == 3

@@ -30,6 +30,7 @@ check: .venv/.ok  ## lint, format, types, generated modules, documentation
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python tools/gen_nn.py --check
+	$(BIN)/python tools/gen_pages.py --check
 	$(MAKE) slow docs
 
 # Never with -q, which hides the warnings that --strict counts.
@@ -39,8 +40,9 @@ docs: .venv/.ok  ## build the documentation into site/
 bench: .venv/.ok  ## measure what a call costs
 	$(BIN)/python benchmarks/overhead.py
 
-gen: .venv/.ok  ## write purelosses/nn.py from the functions
+gen: .venv/.ok  ## write the modules, missing pages and the navigation from the functions
 	$(BIN)/python tools/gen_nn.py
+	$(BIN)/python tools/gen_pages.py
 
 # torch is moved on purpose (make lock TORCH=...), the rest to the newest versions that fit.
 TORCH ?= 2.13.0

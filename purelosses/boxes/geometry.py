@@ -43,7 +43,7 @@ class Pair(NamedTuple):
     @property
     def growth(self) -> Tensor:
         """By how much the prediction is larger than the target."""
-        return difference(self.high) - difference(self.low)
+        return difference(self.size)
 
     @property
     def offset(self) -> Tensor:

@@ -74,6 +74,12 @@ def _binary(logits: Tensor, target: Tensor, *, gamma: float, **options: Any) -> 
     return pl.binary_cross_entropy_loss(logits, target, **options)
 
 
+def _unweighted(
+    logits: Tensor, target: Tensor, *, alpha: float, gamma: float, **options: Any
+) -> Tensor:
+    return pl.binary_cross_entropy_loss(logits, target, **options)
+
+
 def _two_bins(
     logits: Tensor, target: Tensor, *, weights: Tensor | None = None, **options: Any
 ) -> Tensor:
@@ -210,6 +216,14 @@ SPECS = (
         perfect=confident,
         permutable="B N",
         cross_entropy=True,
+        equals=(
+            Equals(
+                "binary_cross_entropy_loss of labels for an alpha of 1 and a gamma of 0",
+                _unweighted,
+                {"alpha": 1.0, "gamma": 0.0},
+                cases=("labels",),
+            ),
+        ),
     ),
     LossSpec(
         pl.distribution_focal_loss,
@@ -225,6 +239,7 @@ SPECS = (
         ),
         lambda _: {"logits": "class_logits", "target": "positions"},
         bounded=(0.0, torch.inf),
+        convex=True,
         permutable="B N",
         equals=(Equals("cross_entropy_loss of the two bins", _two_bins),),
     ),

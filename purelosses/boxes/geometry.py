@@ -116,12 +116,13 @@ def areas(boxes: Pair) -> Areas:
     positive: the union less the overlap, for example, is never a difference. An inverted box has
     no length of its own, and what it is inverted by is part of the gap.
     """
-    low, high = torch.maximum(*boxes.low.unbind(1)), torch.minimum(*boxes.high.unbind(1))
-    overlap = high - low
-    both = overlap.clamp_min(0)
-    gap = both - overlap
-    outside = (low.unsqueeze(1) - boxes.low) + (boxes.high - high.unsqueeze(1))
-    prediction, target = torch.minimum(outside, boxes.size.clamp_min(0)).unbind(1)
+    overlap = torch.minimum(*boxes.high.unbind(1)) - torch.maximum(*boxes.low.unbind(1))
+    first, last = difference(boxes.low), difference(boxes.high)
+    # Rectified rather than subtracted: gradients that cancel would leave their rounding behind.
+    size, target_size = boxes.size.clamp_min(0).unbind(1)
+    prediction = torch.minimum(torch.relu(-first) + torch.relu(last), size)
+    target = torch.minimum(torch.relu(first) + torch.relu(-last), target_size)
+    both, gap = overlap.clamp_min(0), torch.relu(-overlap)
     lengths = zip(*(x.unbind() for x in (both, prediction, target, gap)), strict=True)
     area = Areas(*next(lengths))
     for b, p, t, g in lengths:
@@ -163,7 +164,9 @@ def aspect(boxes: Pair, loss: Tensor) -> tuple[Tensor, Tensor]:
     width, height = boxes.size.unbind()
     point = (width == 0) & (height == 0)  # without proportions
     prediction, target = torch.atan2(width, torch.where(point, 1.0, height)).unbind()
-    v = torch.where(point.any(0), 0.0, 2 / math.pi * (prediction - target)).square()
+    # Two places of a vector may differ in the last digit of the same arctangent.
+    alike = point.any(0) | (boxes.growth == 0).all(0)
+    v = torch.where(alike, 0.0, 2 / math.pi * (prediction - target)).square()
     return v, safe_divide(v, loss + v).detach()
 
 

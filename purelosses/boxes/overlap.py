@@ -435,7 +435,8 @@ def siou_loss(
     direction = 2 * ratio / (1 + ratio.square())
     apart = safe_divide(both.offset, both.span).square()
     far = -torch.expm1((direction - 2) * apart).sum(0)
-    relative = safe_divide(both.growth.abs(), torch.maximum(*both.size.abs().unbind(1)))
+    larger = torch.maximum(*both.size.unbind(1)).clamp_min(0)
+    relative = safe_divide(both.growth.abs(), larger)
     shape = power(-torch.expm1(-relative), theta).sum(0)
     return reduce(missed(areas(both)) + (far + shape) / 2, reduction, where, weights)
 

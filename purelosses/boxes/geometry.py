@@ -28,12 +28,14 @@ Format: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
 class Pair(NamedTuple):
     """The corners of a predicted box and of its target.
 
-    The first axis of each tensor is that of space (x, y, z), the second one holds prediction and
-    target, and the others are those of the boxes. So a coordinate lies in one piece of memory.
+    The first axis of each tensor is that of space (x, y, z), so that a coordinate lies in one piece
+    of memory; the others are those of the boxes.
     """
 
     low: Tensor
     high: Tensor
+    target_low: Tensor
+    target_high: Tensor
 
     @property
     def size(self) -> Tensor:
@@ -41,26 +43,28 @@ class Pair(NamedTuple):
         return self.high - self.low
 
     @property
+    def target_size(self) -> Tensor:
+        return self.target_high - self.target_low
+
+    @property
     def growth(self) -> Tensor:
         """By how much the prediction is larger than the target."""
-        return difference(self.size)
+        return self.size - self.target_size
 
     @property
     def offset(self) -> Tensor:
         """From the centre of the target to that of the prediction."""
-        return (difference(self.low) + difference(self.high)) / 2
+        return ((self.low - self.target_low) + (self.high - self.target_high)) / 2
 
     @property
     def span(self) -> Tensor:
         """The size of the smallest box that holds all corners."""
-        top = torch.maximum(self.low, self.high).unbind(1)
-        bottom = torch.minimum(self.low, self.high).unbind(1)
-        return torch.maximum(*top) - torch.minimum(*bottom)
-
-
-def difference(coordinates: Tensor) -> Tensor:
-    prediction, target = coordinates.unbind(1)
-    return prediction - target
+        top = torch.maximum(self.high, self.target_high)
+        bottom = torch.minimum(self.low, self.target_low)
+        # The other corners matter only if a box is inverted.
+        top = torch.maximum(top, torch.maximum(self.low, self.target_low))
+        bottom = torch.minimum(bottom, torch.minimum(self.high, self.target_high))
+        return top - bottom
 
 
 class Areas(NamedTuple):
@@ -100,12 +104,15 @@ def pair(
         check_where(function, where, units, "`boxes` without their last axis", boxes)
         boxes = torch.where(where.unsqueeze(-1), boxes, 0.0)
         target = torch.where(where.unsqueeze(-1), target, 0.0)
+    # One copy, after which the compiler and the caches of a CPU read every coordinate in a row.
     first, second = torch.stack([boxes.movedim(-1, 0), target.movedim(-1, 0)], 1).chunk(2)
-    if fmt == "xyxy":
-        return Pair(first, second)
+    low, high = first, second
     if fmt == "xywh":
-        return Pair(first, first + second)
-    return Pair(first - second / 2, first + second / 2)
+        high = first + second
+    elif fmt == "cxcywh":
+        low, high = first - second / 2, first + second / 2
+    (low, target_low), (high, target_high) = low.unbind(1), high.unbind(1)
+    return Pair(low, high, target_low, target_high)
 
 
 def areas(boxes: Pair) -> Areas:
@@ -116,12 +123,12 @@ def areas(boxes: Pair) -> Areas:
     positive: the union less the overlap, for example, is never a difference. An inverted box has
     no length of its own, and what it is inverted by is part of the gap.
     """
-    overlap = torch.minimum(*boxes.high.unbind(1)) - torch.maximum(*boxes.low.unbind(1))
-    first, last = difference(boxes.low), difference(boxes.high)
+    first, last = boxes.low - boxes.target_low, boxes.high - boxes.target_high
     # Rectified rather than subtracted: gradients that cancel would leave their rounding behind.
-    size, target_size = boxes.size.clamp_min(0).unbind(1)
-    prediction = torch.minimum(torch.relu(-first) + torch.relu(last), size)
-    target = torch.minimum(torch.relu(first) + torch.relu(-last), target_size)
+    prediction = torch.minimum(torch.relu(-first) + torch.relu(last), boxes.size.clamp_min(0))
+    target = torch.minimum(torch.relu(first) + torch.relu(-last), boxes.target_size.clamp_min(0))
+    low = torch.maximum(boxes.low, boxes.target_low)
+    overlap = torch.minimum(boxes.high, boxes.target_high) - low
     both, gap = overlap.clamp_min(0), torch.relu(-overlap)
     lengths = zip(*(x.unbind() for x in (both, prediction, target, gap)), strict=True)
     area = Areas(*next(lengths))
@@ -161,7 +168,7 @@ def distance(boxes: Pair) -> Tensor:
 
 def aspect(boxes: Pair, loss: Tensor) -> tuple[Tensor, Tensor]:
     """How much the proportions of the boxes differ, and the weight of that beside 1 - IoU."""
-    width, height = boxes.size.unbind()
+    width, height = torch.stack([boxes.size, boxes.target_size], 1).unbind()
     point = (width == 0) & (height == 0)  # without proportions
     prediction, target = torch.atan2(width, torch.where(point, 1.0, height)).unbind()
     # Two places of a vector may differ in the last digit of the same arctangent.

@@ -16,7 +16,6 @@ from purelosses.boxes.geometry import (
     Pair,
     areas,
     aspect,
-    difference,
     distance,
     iou,
     missed,
@@ -353,7 +352,7 @@ def eiou_loss(
         >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
         >>> target = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0]])
         >>> eiou_loss(boxes, 1.5 * target, reduction="none")
-        tensor([1.1719, 1.5434])
+        tensor([1.2767, 1.5957])
 
     Coming from:
         The authors' loss. Not mmdetection's `EIoULoss`; see above.
@@ -418,7 +417,7 @@ def siou_loss(
         >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
         >>> target = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0]])
         >>> siou_loss(boxes, target, reduction="none")
-        tensor([0.9622, 1.4475])
+        tensor([0.9623, 1.2944])
 
     Coming from:
         mmyolo's `IoULoss(iou_mode="siou")` is this with `theta=4.0`, and NaN gradients where the
@@ -435,7 +434,7 @@ def siou_loss(
     direction = 2 * ratio / (1 + ratio.square())
     apart = safe_divide(both.offset, both.span).square()
     far = -torch.expm1((direction - 2) * apart).sum(0)
-    larger = torch.maximum(*both.size.unbind(1)).clamp_min(0)
+    larger = torch.maximum(both.size, both.target_size).clamp_min(0)
     relative = safe_divide(both.growth.abs(), larger)
     shape = power(-torch.expm1(-relative), theta).sum(0)
     return reduce(missed(areas(both)) + (far + shape) / 2, reduction, where, weights)
@@ -492,7 +491,7 @@ def alpha_iou_loss(
         >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
         >>> target = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0]])
         >>> alpha_iou_loss(boxes, target, kind="diou", reduction="none")
-        tensor([0.9984, 1.0640])
+        tensor([0.9985, 1.0640])
 
     Coming from:
         The authors' `bbox_alpha_iou(..., GIoU=True)` is `1 - ` the loss of `kind="giou"`, and so
@@ -632,7 +631,8 @@ def mpdiou_loss(
     """
     height, width = _check_image_size("mpdiou_loss", image_size)
     both = pair("mpdiou_loss", boxes, target, fmt, where, weights, reduction, (2,))
-    moved = difference(both.low).square().sum(0) + difference(both.high).square().sum(0)
+    first, last = both.low - both.target_low, both.high - both.target_high
+    moved = first.square().sum(0) + last.square().sum(0)
     loss = missed(areas(both)) + moved / (height * height + width * width)
     return reduce(loss, reduction, where, weights)
 

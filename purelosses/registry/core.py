@@ -233,7 +233,7 @@ class LossSpec:
     @property
     def module(self) -> str:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
-        acronyms = {"mse": "MSE", "bce": "BCE", "l1": "L1"}
+        acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 

@@ -813,7 +813,8 @@ class GeneralizedDiceLoss(Adapter):
 class GeneralizedWassersteinDiceLoss(Adapter):
     """A Dice ratio in which confusing two classes costs the distance between them.
 
-    The module of [`generalized_wasserstein_dice_loss`][purelosses.generalized_wasserstein_dice_loss]:
+    The module of
+    [`generalized_wasserstein_dice_loss`][purelosses.generalized_wasserstein_dice_loss]:
     options here, data in the call.
     """
 

@@ -260,7 +260,7 @@ def confident(problem: Problem) -> Problem | None:
         axis = problem.case.arrays[name].names.index("C")
         target = torch.nn.functional.one_hot(target, prediction.shape[axis]).movedim(-1, axis)
     target = target.to(prediction.dtype)
-    if problem.case.arrays[name].domain == "unit":
+    if problem.case.arrays[name].domain in ("unit", "distribution"):
         return problem.having(**{name: target})
     return problem.having(**{name: 80 * target - 40})
 

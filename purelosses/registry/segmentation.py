@@ -54,8 +54,8 @@ def _additive(
 
     def loss(sums: Any, options: Mapping[str, Any]) -> Tensor:
         # The class axis of the statistics is not that of the prediction; the default fits.
-        options = {key: value for key, value in options.items() if key != "class_dim"}
-        return finish(sums, **known(finish, {**fixed, **options}))
+        options = {k: v for k, v in {**fixed, **options}.items() if k != "class_dim"}
+        return finish(sums, **known(finish, options))
 
     return statistics, loss
 
@@ -260,11 +260,7 @@ SPECS = (
         permutable="B H W N",
         equals=(
             _same_for_one_hot(pl.dice_loss),
-            Equals(
-                "tversky_loss of a half each, with half the smoothing",
-                _halves,
-                {"alpha": 0.5, "beta": 0.5},
-            ),
+            Equals("tversky_loss of a half each, with half the smoothing", _halves),
         ),
         statistics=_additive(pl.overlap_statistics, pl.dice_from_statistics),
     ),
@@ -395,7 +391,7 @@ SPECS = (
                 {"prediction": Array("distribution", "B C N"), "target": Array("labels", "B N")},
                 unit="",
                 where="B N",
-                options={"distance": _DISTANCE, "dim": (0, 2), "smooth": (0.0, 1e-5)},
+                options={"distance": _DISTANCE, "dim": (0, 2), "smooth": 1e-5},
                 separable=False,
                 skip=EXCHANGE,
             ),

@@ -124,7 +124,7 @@ def generalized_dice_loss(
         >>> logits = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.0]]])
         >>> labels = torch.tensor([[0, 1, 1]])
         >>> generalized_dice_loss(logits, labels, activation="softmax")
-        tensor(0.1898)
+        tensor(0.2072)
 
     Coming from:
         MONAI `GeneralizedDiceLoss(softmax=True, to_onehot_y=True)`: `activation="softmax",
@@ -188,7 +188,7 @@ def generalized_dice_from_statistics(
         >>> labels = torch.tensor([[0, 1, 1]])
         >>> statistics = overlap_statistics(logits, labels, activation="softmax", class_dim=1)
         >>> generalized_dice_from_statistics(statistics)
-        tensor(0.1898)
+        tensor(0.2072)
 
     Source:
         See [`generalized_dice_loss`][purelosses.generalized_dice_loss].

@@ -461,8 +461,8 @@ def dice_focal_loss(
 
     Coming from:
         MONAI `DiceFocalLoss(sigmoid=True)`: `class_dim=1, dice_weight=1, focal_weight=1,
-        smooth=1e-5`. Its softmax form divides the focal term by the number of classes too:
-        `focal_weight=1 / C`.
+        smooth=1e-5`. With `softmax=True` its Dice term has a softmax and its focal term still a
+        sigmoid: add `dice_loss` and `sigmoid_focal_loss`.
 
     Source:
         Zhu et al., arXiv:1808.05238, eq. (4).

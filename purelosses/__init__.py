@@ -1,6 +1,23 @@
 """Losses as pure functions over tensors and explicit parameter pytrees, for PyTorch."""
 
 from purelosses.balance import uncertainty_weighted_init, uncertainty_weighted_loss
+from purelosses.boxes import (
+    alpha_iou_loss,
+    ciou_loss,
+    diou_loss,
+    distribution_focal_loss,
+    eiou_loss,
+    focal_eiou_loss,
+    giou_loss,
+    iou_loss,
+    mpdiou_loss,
+    quality_focal_loss,
+    siou_loss,
+    varifocal_loss,
+    wiou_init,
+    wiou_loss,
+    wiou_update,
+)
 from purelosses.checked import checked
 from purelosses.classification import (
     binary_cross_entropy_loss,
@@ -42,8 +59,10 @@ from purelosses.transform import combined, per_sample, per_sample_grad
 __version__ = "0.1.0"
 
 __all__ = [
+    "alpha_iou_loss",
     "binary_cross_entropy_loss",
     "checked",
+    "ciou_loss",
     "combined",
     "confusion_statistics",
     "cross_entropy_loss",
@@ -55,13 +74,19 @@ __all__ = [
     "dice_focal_loss",
     "dice_from_statistics",
     "dice_loss",
+    "diou_loss",
+    "distribution_focal_loss",
+    "eiou_loss",
+    "focal_eiou_loss",
     "focal_tversky_from_statistics",
     "focal_tversky_loss",
     "generalized_dice_from_statistics",
     "generalized_dice_loss",
     "generalized_wasserstein_dice_from_statistics",
     "generalized_wasserstein_dice_loss",
+    "giou_loss",
     "huber_loss",
+    "iou_loss",
     "jaccard_from_statistics",
     "jaccard_loss",
     "l1_loss",
@@ -69,11 +94,14 @@ __all__ = [
     "log_cosh_dice_loss",
     "mcc_from_statistics",
     "mcc_loss",
+    "mpdiou_loss",
     "mse_loss",
     "overlap_statistics",
     "per_sample",
     "per_sample_grad",
+    "quality_focal_loss",
     "sigmoid_focal_loss",
+    "siou_loss",
     "softmax_focal_loss",
     "tversky_from_statistics",
     "tversky_loss",
@@ -81,4 +109,8 @@ __all__ = [
     "uncertainty_weighted_loss",
     "unified_focal_from_statistics",
     "unified_focal_loss",
+    "varifocal_loss",
+    "wiou_init",
+    "wiou_loss",
+    "wiou_update",
 ]

@@ -61,8 +61,23 @@ def as_parameters(tree: PyTree) -> nn.Parameter | nn.Module:
     return nn.Parameter(tree)
 
 
+class State(nn.Module):
+    """A flat dict of tensors as buffers, for state that no gradient trains."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for key, value in tensors.items():
+            self.register_buffer(key, value)
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        for key, value in tensors.items():
+            setattr(self, key, value)
+
+
 def as_tree(parameters: nn.Parameter | nn.Module) -> PyTree:
     """The tree that `as_parameters` was made from (tuples come back as lists)."""
+    if isinstance(parameters, State):
+        return dict(parameters.named_buffers())
     if isinstance(parameters, nn.ParameterDict):
         return {key: as_tree(parameters[key]) for key in parameters}
     if isinstance(parameters, nn.ParameterList):

@@ -28,6 +28,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "logits": (-torch.inf, torch.inf, False),
     "class_logits": (-torch.inf, torch.inf, True),
     "unit": (0.0, 1.0, False),
+    "boxes": (-torch.inf, torch.inf, False),
 }
 
 
@@ -142,16 +143,23 @@ class checked:
                     )
         return result
 
+    def _class_axis(self, arguments: Mapping[str, Any]) -> int:
+        """The axis that `where` lacks: that of the classes, of the bins or of the coordinates."""
+        default = 1 if "class_dim" in self._names else -1
+        axis: int = arguments.get("class_dim", default)
+        return axis
+
     def _label_bounds(self, arguments: Mapping[str, Any]) -> tuple[float, float, bool]:
-        classes = arguments[self._names[0]].shape[arguments.get("class_dim", 1)]
+        classes = arguments[self._names[0]].shape[self._class_axis(arguments)]
         return 0.0, float(classes - 1), False
 
     def _counted(self, argument: str, values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """The values with 0, which every domain has, where `where` is False."""
         where = arguments.get("where")
         regions = self._spec is not None and self._spec.unit.startswith("region")
-        if where is None or argument not in (*self._names[:2], *(["weights"] * (not regions))):
+        data = self._names[1:3] if self._spec and self._spec.parameters else self._names[:2]
+        if where is None or argument not in (*data, *(["weights"] * (not regions))):
             return values
         if where.ndim < values.ndim:
-            where = where.unsqueeze(arguments.get("class_dim", 1))
+            where = where.unsqueeze(self._class_axis(arguments))
         return torch.where(where, values, 0)

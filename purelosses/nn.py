@@ -13,37 +13,52 @@ from purelosses._adapter import (
     Adapter,
     CombinedLoss,
     Criterion,
+    State,
     as_parameters,
     as_tree,
     structure_of,
 )
 from purelosses._types import Activation, PyTree, Reduction
 from purelosses.balance import Likelihood
+from purelosses.boxes import AlphaKind, Format, IoUKind, WIoUVersion
 from purelosses.segmentation import Classes, Empty, Smooth, WeightType
 
 __all__ = [
+    "AlphaIoULoss",
     "BinaryCrossEntropyLoss",
+    "CIoULoss",
     "CombinedLoss",
     "Criterion",
     "CrossEntropyLoss",
+    "DIoULoss",
     "DiceBCELoss",
     "DiceCELoss",
     "DiceFocalLoss",
     "DiceLoss",
+    "DistributionFocalLoss",
+    "EIoULoss",
+    "FocalEIoULoss",
     "FocalTverskyLoss",
+    "GIoULoss",
     "GeneralizedDiceLoss",
     "GeneralizedWassersteinDiceLoss",
     "HuberLoss",
+    "IoULoss",
     "JaccardLoss",
     "L1Loss",
     "LogCoshDiceLoss",
     "MCCLoss",
+    "MPDIoULoss",
     "MSELoss",
+    "QualityFocalLoss",
+    "SIoULoss",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
     "TverskyLoss",
     "UncertaintyWeightedLoss",
     "UnifiedFocalLoss",
+    "VarifocalLoss",
+    "WIoULoss",
 ]
 
 
@@ -1175,6 +1190,505 @@ class UnifiedFocalLoss(Adapter):
             where=where,
             weights=weights,
             reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class IoULoss(Adapter):
+    """One minus intersection over union: the share of the union that only one of two boxes covers.
+
+    The module of [`iou_loss`][purelosses.iou_loss]:
+    options here, data in the call.
+    """
+
+    kind: IoUKind
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self, *, kind: IoUKind = "linear", fmt: Format = "xyxy", reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(kind=kind, fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.iou_loss(
+            boxes,
+            target,
+            kind=self.kind,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GIoULoss(Adapter):
+    """IoU loss plus the share of the enclosing box that neither box covers.
+
+    The module of [`giou_loss`][purelosses.giou_loss]:
+    options here, data in the call.
+    """
+
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(self, *, fmt: Format = "xyxy", reduction: Reduction = "mean") -> None:
+        super().__init__(fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.giou_loss(
+            boxes, target, fmt=self.fmt, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class DIoULoss(Adapter):
+    """IoU loss plus the squared distance of the centres, relative to the enclosing box.
+
+    The module of [`diou_loss`][purelosses.diou_loss]:
+    options here, data in the call.
+    """
+
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(self, *, fmt: Format = "xyxy", reduction: Reduction = "mean") -> None:
+        super().__init__(fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.diou_loss(
+            boxes, target, fmt=self.fmt, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CIoULoss(Adapter):
+    """DIoU loss plus a penalty for boxes of different proportions.
+
+    The module of [`ciou_loss`][purelosses.ciou_loss]:
+    options here, data in the call.
+    """
+
+    iou_threshold: float | Tensor
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        iou_threshold: float | Tensor = 0.0,
+        fmt: Format = "xyxy",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(iou_threshold=iou_threshold, fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.ciou_loss(
+            boxes,
+            target,
+            iou_threshold=self.iou_threshold,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class EIoULoss(Adapter):
+    """Efficient IoU: DIoU loss plus the differences of width and height, each for itself.
+
+    The module of [`eiou_loss`][purelosses.eiou_loss]:
+    options here, data in the call.
+    """
+
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(self, *, fmt: Format = "xyxy", reduction: Reduction = "mean") -> None:
+        super().__init__(fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.eiou_loss(
+            boxes, target, fmt=self.fmt, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SIoULoss(Adapter):
+    """IoU loss plus costs of the distance, by its direction, and of the shape.
+
+    The module of [`siou_loss`][purelosses.siou_loss]:
+    options here, data in the call.
+    """
+
+    theta: float | Tensor
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self, *, theta: float | Tensor = 4.0, fmt: Format = "xyxy", reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(theta=theta, fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.siou_loss(
+            boxes,
+            target,
+            theta=self.theta,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class AlphaIoULoss(Adapter):
+    """IoU, GIoU, DIoU or CIoU loss with the IoU and each penalty raised to a power.
+
+    The module of [`alpha_iou_loss`][purelosses.alpha_iou_loss]:
+    options here, data in the call.
+    """
+
+    kind: AlphaKind
+    alpha: float | Tensor
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        kind: AlphaKind = "iou",
+        alpha: float | Tensor = 3.0,
+        fmt: Format = "xyxy",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(kind=kind, alpha=alpha, fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.alpha_iou_loss(
+            boxes,
+            target,
+            kind=self.kind,
+            alpha=self.alpha,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class FocalEIoULoss(Adapter):
+    """EIoU loss weighted by the IoU, so that boxes that overlap well weigh more.
+
+    The module of [`focal_eiou_loss`][purelosses.focal_eiou_loss]:
+    options here, data in the call.
+    """
+
+    gamma: float | Tensor
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self, *, gamma: float | Tensor = 0.5, fmt: Format = "xyxy", reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(gamma=gamma, fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.focal_eiou_loss(
+            boxes,
+            target,
+            gamma=self.gamma,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class WIoULoss(Adapter):
+    """Wise IoU: IoU loss weighted by the distance, and by the quality of a box among all boxes.
+
+    The module of [`wiou_loss`][purelosses.wiou_loss]:
+    options here, data in the call.
+    """
+
+    version: WIoUVersion
+    gamma: float | Tensor
+    alpha: float | Tensor
+    delta: float | Tensor
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        version: WIoUVersion = "v3",
+        gamma: float | Tensor = 0.5,
+        alpha: float | Tensor = 1.9,
+        delta: float | Tensor = 3.0,
+        fmt: Format = "xyxy",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            version=version, gamma=gamma, alpha=alpha, delta=delta, fmt=fmt, reduction=reduction
+        )
+        self.state = State(purelosses.wiou_init())
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.wiou_loss(
+            as_tree(self.state),
+            boxes,
+            target,
+            version=self.version,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            delta=self.delta,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    def update(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        momentum: float | Tensor = 0.01,
+        where: Tensor | None = None,
+    ) -> None:
+        """Replace the state: [`wiou_update`][purelosses.wiou_update]."""
+        self.state.replace(
+            purelosses.wiou_update(
+                as_tree(self.state), boxes, target, momentum=momentum, fmt=self.fmt, where=where
+            )
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class MPDIoULoss(Adapter):
+    """IoU loss plus the squared distances of corresponding corners, relative to the image.
+
+    The module of [`mpdiou_loss`][purelosses.mpdiou_loss]:
+    options here, data in the call.
+    """
+
+    image_size: Sequence[float | Tensor]
+    fmt: Format
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        image_size: Sequence[float | Tensor],
+        fmt: Format = "xyxy",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(image_size=image_size, fmt=fmt, reduction=reduction)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.mpdiou_loss(
+            boxes,
+            target,
+            image_size=self.image_size,
+            fmt=self.fmt,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class QualityFocalLoss(Adapter):
+    """Binary cross-entropy with a quality as its target, weighted by the distance from it.
+
+    The module of [`quality_focal_loss`][purelosses.quality_focal_loss]:
+    options here, data in the call.
+    """
+
+    gamma: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, gamma: float | Tensor = 2.0, reduction: Reduction = "mean") -> None:
+        super().__init__(gamma=gamma, reduction=reduction)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.quality_focal_loss(
+            logits, target, gamma=self.gamma, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class VarifocalLoss(Adapter):
+    """Binary cross-entropy with a quality as its target, which also weighs the positives.
+
+    The module of [`varifocal_loss`][purelosses.varifocal_loss]:
+    options here, data in the call.
+    """
+
+    alpha: float | Tensor
+    gamma: float | Tensor
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        alpha: float | Tensor = 0.75,
+        gamma: float | Tensor = 2.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(alpha=alpha, gamma=gamma, reduction=reduction)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.varifocal_loss(
+            logits,
+            target,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class DistributionFocalLoss(Adapter):
+    """Cross-entropy of a distribution over bins, with a position between two bins as its target.
+
+    The module of [`distribution_focal_loss`][purelosses.distribution_focal_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.distribution_focal_loss(
+            logits, target, where=where, weights=weights, reduction=self.reduction
         )
 
     if TYPE_CHECKING:

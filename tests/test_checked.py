@@ -10,6 +10,7 @@ from torch.func import grad, hessian, jacrev, jvp, vmap
 
 import purelosses as pl
 import purelosses.nn as pnn
+from purelosses.laws.reductions import poison
 from purelosses.registry import LOSSES
 
 NAN, INF = float("nan"), float("inf")
@@ -63,10 +64,13 @@ OUTSIDE = {
     "mask": [NAN, INF, -1.0, 255.0],
     "distribution": [NAN, INF, -1e-6, 1 + 1e-6],
     "weights": [NAN, INF, -1e-6],
+    "boxes": [NAN, INF, -INF],
+    "positions": [NAN, INF, -1e-6, 2.001],
 }
 EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "logits": [1e4, -1e4],
          "class_logits": [1e4, -1e4], "unit": [0.0, 1.0], "mask": [0.0, 1.0],
-         "distribution": [0.0, 1.0], "weights": [0.0, 1e30]}  # fmt: skip
+         "distribution": [0.0, 1.0], "weights": [0.0, 1e30],
+         "boxes": [1e30, -1e30], "positions": [0.0, 2.0]}  # fmt: skip
 
 
 def planted(problem, name, value):
@@ -147,15 +151,9 @@ MASKED = [spec for spec in LOSSES.values() if spec.cases[0].where is not None]
 @pytest.mark.parametrize("spec", MASKED, ids=lambda spec: spec.name)
 def test_values_under_a_false_mask_are_ignored(spec, value):
     for case in spec.cases:
-        problem = case.problem(3, where=True, weights=True)
-        where = problem.tensors["where"]
-        for path in case.args:
-            array, tensor = case.arrays[path], problem.tensors[path]
-            mask = where if "C" not in array.names else where.unsqueeze(array.names.index("C"))
-            garbage = 255 if array.domain == "labels" else value
-            spoilt = problem.having(**{path: torch.where(mask, tensor, garbage).to(tensor.dtype)})
-            loss, data, given = bind(spoilt, spec.loss)
-            pl.checked(loss)(*data, **given)
+        spoilt = poison(case.problem(3, where=True, weights=True), value)
+        loss, data, given = bind(spoilt, spec.loss)
+        pl.checked(loss)(*data, **given)
 
 
 def test_weights_under_a_false_mask_are_ignored():

@@ -10,11 +10,12 @@ import purelosses as pl
 from purelosses.registry import LOSSES
 
 FORM = r"{}: `{}[^`]*` must .+, got .+"
-DATA = ("prediction", "logits", "target")
+DATA = ("prediction", "logits", "boxes", "target")
 X = torch.zeros(2, 3, 4)
 LABELS = torch.zeros(2, 4, dtype=torch.long)
 NUMBERS = ("alpha", "beta", "gamma", "delta", "smooth", "label_smoothing", "dice_weight",
-           "bce_weight", "ce_weight", "focal_weight", "tversky_weight")  # fmt: skip
+           "bce_weight", "ce_weight", "focal_weight", "tversky_weight", "iou_threshold",
+           "theta")  # fmt: skip
 POSITIVE = {("huber_loss", "delta"), ("focal_tversky_loss", "gamma")}
 SHARES = {("cross_entropy_loss", "label_smoothing"), ("dice_ce_loss", "label_smoothing"),
           ("sigmoid_focal_loss", "alpha"), ("unified_focal_loss", "gamma"),
@@ -51,7 +52,7 @@ def corruptions(spec):
             yield name, "None", lambda x: None, TypeError
             yield name, "a number", lambda x: 0.5, TypeError
             yield name, "too short", lambda x: x[:-1], ValueError
-        if name in ("prediction", "logits"):
+        if name in ("prediction", "logits", "boxes"):
             yield name, "integers", lambda x: x.long(), TypeError
             yield name, "booleans", lambda x: x > 0, TypeError
         if name == "where":
@@ -108,6 +109,28 @@ def corruptions(spec):
         if name == "activation":
             yield name, "misspelt", lambda x: "sigmod", ValueError
             yield name, "a function", lambda x: torch.sigmoid, ValueError
+        if name in ("fmt", "kind", "version"):
+            yield name, "misspelt", lambda x: "xyxz", ValueError
+            yield name, "None", lambda x: None, ValueError
+            yield name, "a number", lambda x: 1, ValueError
+        if name == "image_size":
+            yield name, "one number", lambda x: 640, ValueError
+            yield name, "three numbers", lambda x: (3, 640, 640), ValueError
+            yield name, "zero", lambda x: (640, 0), ValueError
+            yield name, "a string", lambda x: "640x640", ValueError
+            yield name, "strings", lambda x: ("640", "640"), TypeError
+            yield name, "a tensor of two", lambda x: torch.ones(2), ValueError
+        if name == "state":
+            yield name, "None", lambda x: None, ValueError
+            yield name, "empty", lambda x: {}, ValueError
+            yield name, "a number", lambda x: {"mean": 1.0}, ValueError
+            yield name, "a vector", lambda x: {"mean": torch.ones(1)}, ValueError
+            yield (
+                name,
+                "another device",
+                lambda x: {"mean": torch.ones((), device="meta")},
+                ValueError,
+            )
         if name == "reduction":
             yield name, "misspelt", lambda x: "avarage", ValueError
             yield name, "torch's old", lambda x: "elementwise_mean", ValueError
@@ -130,7 +153,7 @@ def test_bad_argument(spec, name, corrupt, error):
         spec.loss(**call)
     message = str(caught.value)
     # Of two data that disagree in shape or device, the second is the one to blame.
-    blamed = f"(?:{name}|target)" if name in ("prediction", "logits") else name
+    blamed = f"(?:{name}|target)" if name in ("prediction", "logits", "boxes") else name
     assert re.fullmatch(FORM.format(spec.name, blamed), message, re.DOTALL)
     assert type(caught.value) is error, message
 
@@ -360,6 +383,64 @@ WORDING = {
         ),
         "uncertainty_weighted_loss: `likelihood` must be one of 'gaussian', 'laplace', 'softmax', "
         "got 'normal'",
+    ),
+}
+
+
+BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+WORDING |= {
+    "boxes without their axis": (
+        lambda: pl.giou_loss(torch.zeros(()), torch.zeros(())),
+        "giou_loss: `boxes` must have a last axis of 4 numbers in 2 dimensions or 6 numbers in 3 "
+        "dimensions, got ()",
+    ),
+    "volumes of a loss for areas": (
+        lambda: pl.ciou_loss(torch.zeros(1, 6), torch.zeros(1, 6)),
+        "ciou_loss: `boxes` must have a last axis of 4 numbers in 2 dimensions, got (1, 6)",
+    ),
+    "volumes of a kind for areas": (
+        lambda: pl.alpha_iou_loss(torch.zeros(1, 6), torch.zeros(1, 6), kind="ciou"),
+        "alpha_iou_loss: `boxes` must have a last axis of 4 numbers in 2 dimensions, got (1, 6)",
+    ),
+    "one target for several boxes": (
+        lambda: pl.iou_loss(BOX.expand(4, 4), BOX),
+        "iou_loss: `target` must have the shape of `boxes`, (4, 4), got (1, 4)",
+    ),
+    "a weight for each coordinate": (
+        lambda: pl.iou_loss(BOX, BOX, weights=BOX),
+        "iou_loss: `weights` must have the shape of `boxes` without their last axis, (1,), or 1 "
+        "along an axis, got (1, 4)",
+    ),
+    "an unknown format": (
+        lambda: pl.diou_loss(BOX, BOX, fmt="yxyx"),
+        "diou_loss: `fmt` must be one of 'xyxy', 'xywh', 'cxcywh', got 'yxyx'",
+    ),
+    "an exponent with an infinite slope": (
+        lambda: pl.siou_loss(BOX, BOX, theta=0.5),
+        "siou_loss: `theta` must be at least 1, got 0.5",
+    ),
+    "the size of an image as one number": (
+        lambda: pl.mpdiou_loss(BOX, BOX, image_size=640),
+        "mpdiou_loss: `image_size` must be the height and the width of the image, got 640",
+    ),
+    "a state that is a number": (
+        lambda: pl.wiou_loss({"mean": 1.0}, BOX, BOX),
+        "wiou_loss: `state` must be what `wiou_init` returns, {'mean': a 0-dimensional floating "
+        "tensor}, got {'mean': 1.0}",
+    ),
+    "a momentum above 1": (
+        lambda: pl.wiou_update(pl.wiou_init(), BOX, BOX, momentum=2),
+        "wiou_update: `momentum` must be at most 1, got 2",
+    ),
+    "a target with bins": (
+        lambda: pl.distribution_focal_loss(X, X),
+        "distribution_focal_loss: `target` must have the shape of `logits` without its last axis, "
+        "(2, 3), got (2, 3, 4)",
+    ),
+    "a single bin": (
+        lambda: pl.distribution_focal_loss(X[..., :1], X[..., 0]),
+        "distribution_focal_loss: `logits` must have at least two bins along the last axis, "
+        "got (2, 3, 1)",
     ),
 }
 

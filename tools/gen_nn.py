@@ -4,7 +4,8 @@
     python tools/gen_nn.py --check   fails if the file is not what would be written
 
 Data go to `forward`: the positional arguments, `where` and `weights`. Options go to `__init__`.
-A loss with parameters (there is a `<name>_init`) gets them as `nn.Parameter`s.
+A loss with parameters (there is a `<name>_init`) gets them as `nn.Parameter`s; one with state (and
+a `<name>_update`) gets it as buffers, and a method that updates them.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def declared(argument: ast.arg, default: ast.expr | None = None) -> str:
 def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
     signature = arguments(function)
     init = getattr(purelosses, name.removesuffix("_loss") + "_init", None)
+    update = getattr(purelosses, name.removesuffix("_loss") + "_update", None)
     returns = ast.unparse(ast.parse(inspect.getsource(function)).body[0].returns)  # type: ignore[attr-defined]
     keywords = list(zip(signature.kwonlyargs, signature.kw_defaults, strict=True))
     options = [(a, d) for a, d in keywords if a.arg not in PER_CALL]
@@ -71,7 +73,8 @@ def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
         stored = [f"{a.arg}=structure_of({a.arg})" for a in made_from] + stored
         values = ", ".join(a.arg for a in made_from)
         params = signature.args[0].arg
-        parameters = [f"self.{params} = as_parameters(purelosses.{init.__name__}({values}))"]
+        kind = "State" if update else "as_parameters"
+        parameters = [f"self.{params} = {kind}(purelosses.{init.__name__}({values}))"]
     if options:
         constructor += ["*", *(declared(a, d) for a, d in options)]
 
@@ -106,7 +109,9 @@ def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
         f"        return purelosses.{name}({', '.join(passed)})",
         "",
     ]
-    if init:
+    if update:
+        lines += write_update(update, signature.args[0].arg, {a.arg for a, _ in options})
+    elif init:
         lines += [
             "    def param_groups(self) -> list[dict[str, Any]]:",
             '        """The parameters as an optimizer group without weight decay."""',
@@ -114,6 +119,22 @@ def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
             "",
         ]
     return "\n".join([*lines, "    if TYPE_CHECKING:", "        __call__ = forward", ""])
+
+
+def write_update(update: Callable[..., Any], state: str, options: set[str]) -> list[str]:
+    """The method that updates the state, by the options of the module and those of the update."""
+    signature = arguments(update)
+    keywords = list(zip(signature.kwonlyargs, signature.kw_defaults, strict=True))
+    own = [declared(a, d) for a, d in keywords if a.arg not in options]
+    data = signature.args[1:]
+    passed = [f"as_tree(self.{state})", *(a.arg for a in data)]
+    passed += [f"{a.arg}={'self.' if a.arg in options else ''}{a.arg}" for a, _ in keywords]
+    return [
+        f"    def update({', '.join(['self', *map(declared, data), '*', *own])}) -> None:",
+        f'        """Replace the state: [`{update.__name__}`][purelosses.{update.__name__}]."""',
+        f"        self.{state}.replace(purelosses.{update.__name__}({', '.join(passed)}))",
+        "",
+    ]
 
 
 def generate() -> str:
@@ -138,8 +159,8 @@ def imports(body: str) -> str:
         "typing": ["Any", "Literal"],
         "collections.abc": ["Sequence", "Mapping", "Callable"],
         "purelosses._types": ["Activation", "PyTree", "Reduction"],
-        "purelosses._adapter": ["Adapter", "CombinedLoss", "Criterion", "as_parameters", "as_tree",
-                                "structure_of"],
+        "purelosses._adapter": ["Adapter", "CombinedLoss", "Criterion", "State", "as_parameters",
+                                "as_tree", "structure_of"],
     }  # fmt: skip
     for spec in LOSSES.values():
         family = sys.modules[f"purelosses.{spec.family}"]

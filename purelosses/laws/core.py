@@ -87,14 +87,18 @@ class Subject:
         """The module of this case."""
         if self.module is None:
             raise NotApplicable("it has no module")
-        init = [self.spec.init[self.case.name]] if self.spec.parameters else []
-        return self.module(*init, **self.case.options)
+        return self.module(*self.init, **self.case.options)
+
+    @property
+    def init(self) -> list[Any]:
+        """What `<name>_init` is called with, and so the module."""
+        return [self.spec.init[self.case.name]] if self.case.name in self.spec.init else []
 
     def call_module(self, module: nn.Module, problem: Problem) -> Any:
         """The module on the data of a problem, whose parameters it is given first."""
         data, keywords = problem.arguments
         given = {k: v for k, v in keywords.items() if k not in problem.options}
-        parameters = {k: problem.tensors[k] for k, _ in module.named_parameters()}
+        parameters = {k: problem.tensors[k] for k in module.state_dict()}
         return torch.func.functional_call(
             module, parameters, tuple(data[1:] if self.spec.parameters else data), given
         )

@@ -1,9 +1,10 @@
 """Clauses E: inputs at the edge of their domain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
+from torch import Tensor
 
 from purelosses._checks import REDUCTIONS
 from purelosses.laws.core import (
@@ -14,6 +15,7 @@ from purelosses.laws.core import (
     finite,
     law,
     replacing,
+    same,
     zero,
 )
 from purelosses.laws.numerics import against_float64
@@ -35,8 +37,10 @@ def remove_a_class(problem: Problem, name: str) -> Problem:
     arrays = problem.case.arrays
     logits, target = problem.tensors[name], problem.tensors["target"]
     axis = arrays[name].names.index("C")
-    if arrays["target"].domain == "labels":
-        label = (target + 1) % logits.shape[axis]
+    if arrays["target"].domain in ("labels", "positions"):
+        # A position lies between two classes, so the next but one has no target.
+        step = 1 if arrays["target"].domain == "labels" else 2
+        label = (target.floor() + step) % logits.shape[axis]
         index = torch.arange(logits.shape[axis]).reshape([-1] + [1] * (logits.ndim - axis - 1))
         removed = index == label.unsqueeze(axis)
     else:
@@ -108,21 +112,55 @@ def _(subject: Subject) -> Iterator[Check]:
 BOXES = {
     "a box": (0.0, 0.0, 2.0, 1.0),
     "a box apart": (5.0, 5.0, 6.0, 7.0),
+    "a box beside": (2.5, -3.0, 3.0, 4.0),
     "a point": (1.0, 0.5, 1.0, 0.5),
     "a line": (0.0, 0.5, 2.0, 0.5),
     "an inverted box": (2.0, 1.0, 0.0, 0.0),
 }
 
 
-@law("E6", "Zero-area, inverted and disjoint boxes, in all combinations: finite.")
+def box(corners: Sequence[float], like: Tensor) -> Tensor:
+    """A box everywhere; in three dimensions it is as deep as high."""
+    low, high = torch.tensor(corners).chunk(2)
+    deeper = [0, 1, 1][: like.shape[-1] // 2]
+    return torch.cat([low[deeper], high[deeper]]).expand_as(like)
+
+
+def inversions(boxes: Tensor) -> Iterator[Tensor]:
+    """A box with the corners exchanged along one axis, or several."""
+    low, high = boxes.chunk(2, -1)
+    for axes in product((False, True), repeat=low.shape[-1]):
+        if any(axes):
+            there = torch.tensor(axes)
+            yield torch.cat([torch.where(there, high, low), torch.where(there, low, high)], -1)
+
+
+@law(
+    "E6",
+    "Zero-area, inverted and disjoint boxes, in all combinations: finite. Equal boxes cost exactly "
+    "0. A box that is apart from its target gains nothing by being inverted.",
+)
 def _(subject: Subject) -> Iterator[Check]:
     names = subject.holding("boxes")
     problem = subject.case.problem(0)
     for kinds in product(BOXES, repeat=len(names)):
         for name, kind in zip(names, kinds, strict=True):
-            box = torch.tensor(BOXES[kind]).expand_as(problem.tensors[name])
-            problem = replacing(problem, name, box)
+            problem = replacing(problem, name, box(BOXES[kind], problem.tensors[name]))
         yield from finite(" and ".join(kinds), subject, problem)
+    prediction, target = subject.prediction, subject.targets[0]
+    if not {prediction, target} <= set(names):
+        return
+    for seed in range(3):
+        equal = subject.case.problem(seed)
+        cost = subject.value(replacing(equal, prediction, equal.tensors[target]))
+        yield same("cost of equal boxes", cost, torch.zeros_like(cost))
+    problem = replacing(problem, target, box(BOXES["a box"], problem.tensors[target]))
+    for kind in ("a box apart", "a box beside"):
+        apart = box(BOXES[kind], problem.tensors[prediction])
+        cost = subject.value(replacing(problem, prediction, apart))
+        for inverted in inversions(apart):
+            gain = cost - subject.value(replacing(problem, prediction, inverted))
+            yield Check(f"gain of {kind} by being inverted", float(gain), 1e-6)
 
 
 @law("E7", "One sample, without positives, without negatives: finite.")

@@ -59,6 +59,7 @@ def _(subject: Subject) -> Iterator[Check]:
                 partial(subject.spec.loss, wrong, *data[1:], **options),
                 f"{subject.spec.name}: `{subject.spec.parameters}",
             )
+    if subject.case.unit is None:
         return
     for name, problem, got, fits in misfits(subject):
         yield raises(
@@ -215,13 +216,12 @@ def _(subject: Subject) -> Iterator[Check]:
 
 @law("M2", "Every tensor of a module is a registered buffer or parameter.")
 def _(subject: Subject) -> Iterator[Check]:
-    init = [subject.spec.init[subject.case.name]] if subject.spec.parameters else []
     subject.build()
     assert subject.module is not None
     as_tensors = {
         k: torch.tensor(v) if isinstance(v, float) else v for k, v in subject.case.options.items()
     }
-    module = subject.module(*init, **as_tensors)
+    module = subject.module(*subject.init, **as_tensors)
     moved = copy.deepcopy(module).to("meta")
     registered = {id(x) for x in (*moved.parameters(), *moved.buffers())}
     loose = 0

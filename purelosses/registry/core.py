@@ -15,6 +15,7 @@ Domain: TypeAlias = Literal[
     "unit",  # in [0, 1]
     "mask",  # 0 or 1
     "labels",  # integers from 0 to C - 1
+    "positions",  # reals from 0 to C - 1
     "distribution",  # at least 0, summing to 1 along the class axis
     "boxes",  # corners x1, y1, x2, y2
     "where",  # boolean
@@ -51,6 +52,8 @@ class Array:
                 return (uniform > 0.5).to(dtype)
             case "labels":
                 return (uniform * sizes["C"]).long()
+            case "positions":
+                return (uniform * (sizes["C"] - 1)).to(dtype)
             case "distribution":
                 return normal.softmax(self.names.index("C")).to(dtype)
             case "boxes":
@@ -234,6 +237,7 @@ class LossSpec:
     def module(self) -> str:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
         acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
+        acronyms |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 

@@ -234,6 +234,7 @@ class LossSpec:
     def module(self) -> str:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
         acronyms = {"mse": "MSE", "bce": "BCE", "l1": "L1"}
+        acronyms |= {"cldice": "ClDice", "dt": "DT", "nacl": "NACL"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 

@@ -1,7 +1,6 @@
 r"""Lovász losses: the Jaccard loss extended from masks to errors that are ranked by size."""
 
 import math
-from functools import partial
 from typing import Literal
 
 import torch
@@ -213,11 +212,20 @@ def _lovasz_extension(
     """Σ errors × weights, where the weight of a pixel depends on the ranks alone: no gradient."""
     counted = None if counted is None else _rows(counted.expand(errors.shape), dim)
     errors, positive = _rows(errors, dim), _rows(positive, dim)
-    if method == "sort" or errors.shape[-1] < _SORT_BELOW or not errors.numel():
+    if method == "sort" or _few(errors.shape[-1]) or not errors.numel():
         weights = _weights_by_sorting(errors.detach(), positive, counted)
     else:
         weights = _weights_by_histogram(errors.detach(), positive, counted, largest)
     return (errors * weights).sum(-1)
+
+
+def _few(pixels: int) -> bool:
+    """Whether sorting is faster. Where a compiler leaves the number open, one graph is for all."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(pixels < _SORT_BELOW)
+    return pixels < _SORT_BELOW
 
 
 def _rows(x: Tensor, dim: tuple[int, ...]) -> Tensor:
@@ -252,31 +260,30 @@ def _weights_by_histogram(
     errors: Tensor, positive: Tensor, counted: Tensor | None, largest: int
 ) -> Tensor:
     """The same with the errors in buckets, which only needs to count."""
-    pixels = errors.shape[-1]
     counting = errors > 0 if counted is None else (errors > 0) & counted
-    rows = [x.reshape(-1, pixels) for x in (errors, positive, counting)]
+    if torch.compiler.is_compiling():  # which fuses what follows
+        return _weights_by_counting(errors, positive, counting, largest)
     # One region after the other, in blocks that fit the cache: the integers in between are then
-    # never written to memory. A compiler fuses them instead.
-    if torch.compiler.is_compiling():
-        (weights,) = torch.vmap(partial(_weights_of_row, largest=largest, block=pixels))(*rows)
-    else:
-        parts = zip(*(x.unbind(0) for x in rows), strict=True)
-        pieces = [_weights_of_row(*row, largest, _BLOCK) for row in parts]
-        weights = torch.cat([piece for of_row in pieces for piece in of_row])
-    return weights.reshape(errors.shape)
+    # never written to memory.
+    rows = [x.reshape(-1, x.shape[-1]).unbind(0) for x in (errors, positive, counting)]
+    weights = [_weights_by_counting(*row, largest, _BLOCK) for row in zip(*rows, strict=True)]
+    return torch.stack(weights).reshape(errors.shape)
 
 
-def _weights_of_row(
-    errors: Tensor, positive: Tensor, counting: Tensor, largest: int, block: int
-) -> list[Tensor]:
-    """The weights of one region, by blocks. Errors of 0 need no counting: they are behind all."""
-    blocks = list(zip(errors.split(block), positive.split(block), strict=True))
-    counts = torch.zeros(2 * (_OCTAVES << _DIGITS), dtype=torch.float64, device=errors.device)
-    for (e, y), one in zip(blocks, counting.split(block), strict=True):
-        counts = counts.scatter_add(0, _bucket(e, y, largest).long(), one.double())
-    negatives, positives = counts.reshape(-1, 2).unbind(-1)
+def _weights_by_counting(
+    errors: Tensor, positive: Tensor, counting: Tensor, largest: int, block: int | None = None
+) -> Tensor:
+    """The weights by their buckets. Errors of 0 need no counting: they are behind all others."""
+    whole = (errors, positive, counting)
+    blocks = [whole] if block is None else list(zip(*(x.split(block) for x in whole), strict=True))
+    indices = [_bucket(e, y, largest) for e, y, _ in blocks]
+    buckets = [*errors.shape[:-1], 2 * (_OCTAVES << _DIGITS)]
+    counts = torch.zeros(buckets, dtype=torch.float64, device=errors.device)
+    for index, (*_, one) in zip(indices, blocks, strict=True):
+        counts = counts.scatter_add(-1, index.long(), one.double())
+    negatives, positives = counts.unflatten(-1, (-1, 2)).unbind(-1)
 
-    total = positive.sum()
+    total = positive.sum(-1, keepdim=True)
     # Those of the bucket itself included, and then without them.
     larger_negatives, larger_positives = (
         x.flip(-1).cumsum(-1).flip(-1) for x in (negatives, positives)
@@ -290,8 +297,8 @@ def _weights_of_row(
     first = (larger_negatives == negatives) & (negatives > 0)
     alone = torch.where(first, 1 / negatives.clamp_min(1), 0.0)
     of_negatives = torch.where(total == 0, alone, rest * before * after)
-    table = torch.stack([of_negatives, (before + after) / 2], -1).to(errors.dtype).reshape(-1)
-    return [table.index_select(0, _bucket(e, y, largest)) for e, y in blocks]
+    table = torch.stack([of_negatives, (before + after) / 2], -1).to(errors.dtype).flatten(-2)
+    return torch.cat([table.gather(-1, index.long()) for index in indices], -1)
 
 
 def _bucket(errors: Tensor, positive: Tensor, largest: int) -> Tensor:

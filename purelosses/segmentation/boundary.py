@@ -13,8 +13,8 @@ from purelosses.segmentation.pixels import (
     check_regions,
     check_spacing,
     count_pixels,
-    dense_target,
     masked,
+    masked_pixels,
     pixel_mask,
     probabilities,
     reduce_regions,
@@ -269,9 +269,9 @@ def hausdorff_dt_loss(
     )
     alpha = check_number(function, "alpha", alpha, above=0)
     steps = check_spacing(function, spacing, regions.dim)
-    counted = pixel_mask(function, "prediction", prediction, regions.class_dim, where)
-    target = dense_target(function, "prediction", target, prediction, regions.class_dim, where)
-    prediction = masked(promote(prediction), counted)
+    prediction, target, counted = masked_pixels(
+        function, "prediction", prediction, target, regions.class_dim, where
+    )
     probs, complement = probabilities(prediction, activation, regions.class_dim)
 
     power = alpha / 2  # of squared distances, so that for 2 there is no root
@@ -337,17 +337,17 @@ def squared_distance(
 
 def _nearest(lines: Tensor, step: float) -> Tensor:
     """Squared distance to the nearest 0 along the first axis."""
-    at = step * torch.arange(lines.shape[0], dtype=lines.dtype, device=lines.device)
+    at = torch.arange(lines.shape[0], dtype=lines.dtype, device=lines.device)
     at = at.reshape([-1] + [1] * (lines.ndim - 1))
     before = torch.where(lines == 0, at, -torch.inf).cummax(0).values
     after = torch.where(lines == 0, at, torch.inf).flip(0).cummin(0).values.flip(0)
-    return torch.minimum(at - before, after - at).square()
+    return (step * torch.minimum(at - before, after - at)).square()
 
 
 def _lowest_parabola(lines: Tensor, step: float) -> Tensor:
     """The minimum over j of lines[j] + (step (i - j))² for every i."""
-    at = step * torch.arange(lines.shape[0], dtype=lines.dtype, device=lines.device)
-    cost = (at.unsqueeze(1) - at).square()
+    at = torch.arange(lines.shape[0], dtype=lines.dtype, device=lines.device)
+    cost = (step * (at.unsqueeze(1) - at)).square()
     cost = cost.reshape([*cost.shape] + [1] * (lines.ndim - 1))
     if torch.compiler.is_compiling():  # which fuses the sum into the minimum
         return (lines + cost).amin(1)

@@ -75,29 +75,30 @@ def pixel_mask(
     return where if class_dim is None else where.unsqueeze(class_dim)
 
 
-def dense_target(
+def masked_pixels(
     function: str,
     name: str,
-    target: Tensor,
     prediction: Tensor,
+    target: Tensor,
     class_dim: int | None,
     where: Tensor | None,
-) -> Tensor:
-    """The target with the shape and dtype of a promoted prediction: 0 where it does not count.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The prediction, the target with its shape, both 0 where they do not count, and what counts.
 
-    A label outside the classes is NaN in all of them. `where` has been checked.
+    A label outside the classes is NaN in all of them.
     """
     labels = check_target(function, target, prediction, name, class_dim)
-    dtype = promote(prediction).dtype
-    counted = where if class_dim is None or where is None else where.unsqueeze(class_dim)
+    counted = pixel_mask(function, name, prediction, class_dim, where)
+    prediction = masked(promote(prediction), counted)
     if not labels:
-        return masked(target.to(dtype), counted)
+        return prediction, masked(target.to(prediction.dtype), counted), counted
     assert class_dim is not None
     num_classes = prediction.shape[class_dim]
     target = target.long() if where is None else torch.where(where, target.long(), 0)
     target, valid = check_labels(function, target, num_classes)
-    target = class_mask(target, num_classes, class_dim).to(dtype)
-    return masked(torch.where(valid.unsqueeze(class_dim), target, torch.nan), counted)
+    target = class_mask(target, num_classes, class_dim).to(prediction.dtype)
+    target = torch.where(valid.unsqueeze(class_dim), target, torch.nan)
+    return prediction, masked(target, counted), counted
 
 
 def masked(values: Tensor, counted: Tensor | None) -> Tensor:

@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from purelosses._checks import check_axis, check_choice, check_floating
-from purelosses._numerics import promote, softmax_and_complement
+from purelosses._numerics import softmax_and_complement
 from purelosses._types import Reduction
 from purelosses.segmentation.overlap import Classes
 from purelosses.segmentation.pixels import (
     check_regions,
     count_pixels,
-    dense_target,
     masked,
-    pixel_mask,
+    masked_pixels,
     reduce_regions,
 )
 
@@ -95,13 +94,11 @@ def lovasz_hinge_loss(
     function = "lovasz_hinge_loss"
     regions = check_regions(function, "logits", logits, None, None, dim)
     check_choice(function, "method", method, ("sort", "histogram"))
-    where = pixel_mask(function, "logits", logits, None, where)
-    target = dense_target(function, "logits", target, logits, None, where)
-    logits = masked(promote(logits), where)
+    logits, target, where = masked_pixels(function, "logits", logits, target, None, where)
     positive = target > 0.5
     # 1 - x (2 y - 1), with as few tensors of full size as can be: they are what costs time here.
     sign = torch.rsub(positive.to(logits.dtype), 1, alpha=2)
-    errors = torch.addcmul(logits.new_ones(()), logits, sign).relu()
+    errors = masked(torch.addcmul(logits.new_ones(()), logits, sign).relu(), where)
     losses = _lovasz_extension(errors, positive, where, regions.dim, method, largest=16)
     count = count_pixels(logits, where, regions.dim)
     return reduce_regions(function, losses, count, None, "all", None, weights, reduction)
@@ -186,9 +183,7 @@ def lovasz_softmax_loss(
     class_dim = check_axis(function, "class_dim", class_dim, logits.ndim, "logits")
     regions = check_regions(function, "logits", logits, "softmax", class_dim, dim)
     check_choice(function, "method", method, ("sort", "histogram"))
-    counted = pixel_mask(function, "logits", logits, class_dim, where)
-    target = dense_target(function, "logits", target, logits, class_dim, where)
-    logits = masked(promote(logits), counted)
+    logits, target, counted = masked_pixels(function, "logits", logits, target, class_dim, where)
     probs, complement = softmax_and_complement(logits, class_dim)
     # A product, so that a bad label, NaN, is NaN here.
     errors = masked(target * complement + (1 - target) * probs, counted)
@@ -262,26 +257,31 @@ def _weights_by_histogram(
     """The same with the errors in buckets, which only needs to count."""
     counting = errors > 0 if counted is None else (errors > 0) & counted
     if torch.compiler.is_compiling():  # which fuses what follows
-        return _weights_by_counting(errors, positive, counting, largest)
+        (weights,) = _weights_by_counting(errors, positive, counting, largest)
+        return weights
     # One region after the other, in blocks that fit the cache: the integers in between are then
     # never written to memory.
     rows = [x.reshape(-1, x.shape[-1]).unbind(0) for x in (errors, positive, counting)]
-    weights = [_weights_by_counting(*row, largest, _BLOCK) for row in zip(*rows, strict=True)]
-    return torch.stack(weights).reshape(errors.shape)
+    pieces = [
+        _weights_by_counting(e, y, one, largest, _BLOCK) for e, y, one in zip(*rows, strict=True)
+    ]
+    return torch.cat([piece for row in pieces for piece in row]).reshape(errors.shape)
 
 
 def _weights_by_counting(
     errors: Tensor, positive: Tensor, counting: Tensor, largest: int, block: int | None = None
-) -> Tensor:
-    """The weights by their buckets. Errors of 0 need no counting: they are behind all others."""
-    whole = (errors, positive, counting)
-    blocks = [whole] if block is None else list(zip(*(x.split(block) for x in whole), strict=True))
+) -> list[Tensor]:
+    """The weights, in blocks. Errors of 0 need no counting: they are behind all others."""
+    blocks = [(errors, positive, counting)]
+    if block is not None:
+        split = (torch.split(x, block) for x in (errors, positive, counting))
+        blocks = list(zip(*split, strict=True))
     indices = [_bucket(e, y, largest) for e, y, _ in blocks]
     buckets = [*errors.shape[:-1], 2 * (_OCTAVES << _DIGITS)]
     counts = torch.zeros(buckets, dtype=torch.float64, device=errors.device)
     for index, (*_, one) in zip(indices, blocks, strict=True):
         counts = counts.scatter_add(-1, index.long(), one.double())
-    negatives, positives = counts.unflatten(-1, (-1, 2)).unbind(-1)
+    negatives, positives = counts.reshape(*errors.shape[:-1], -1, 2).unbind(-1)
 
     total = positive.sum(-1, keepdim=True)
     # Those of the bucket itself included, and then without them.
@@ -298,7 +298,7 @@ def _weights_by_counting(
     alone = torch.where(first, 1 / negatives.clamp_min(1), 0.0)
     of_negatives = torch.where(total == 0, alone, rest * before * after)
     table = torch.stack([of_negatives, (before + after) / 2], -1).to(errors.dtype).flatten(-2)
-    return torch.cat([table.gather(-1, index.long()) for index in indices], -1)
+    return [table.gather(-1, index.long()) for index in indices]
 
 
 def _bucket(errors: Tensor, positive: Tensor, largest: int) -> Tensor:

@@ -26,9 +26,8 @@ from purelosses.segmentation.pixels import (
     check_regions,
     check_steps,
     count_pixels,
-    dense_target,
     masked,
-    pixel_mask,
+    masked_pixels,
     probabilities,
     reduce_regions,
 )
@@ -427,12 +426,10 @@ def nacl_loss(
     if check_steps(function, "kernel_size", kernel_size) % 2 == 0:
         raise ValueError(complain(function, "kernel_size", "be odd", kernel_size))
     check_reduction(function, reduction)
+    logits, target, _ = masked_pixels(function, "logits", logits, target, class_dim, where)
     samples = logits.shape[:class_dim] + logits.shape[class_dim + 1 :]
     if weights is not None:
         check_weights(function, weights, samples, "`logits` without its class axis", logits)
-    counted = pixel_mask(function, "logits", logits, class_dim, where)
-    target = dense_target(function, "logits", target, logits, class_dim, where)
-    logits = masked(promote(logits), counted)
 
     below, excess = log_partition(logits, class_dim)
     cross_entropy = weighted(target, excess - below).sum(class_dim)
@@ -464,9 +461,9 @@ def _images(
     regions = check_regions(
         function, "prediction", prediction, activation, class_dim, dim, images=images
     )
-    counted = pixel_mask(function, "prediction", prediction, regions.class_dim, where)
-    y = dense_target(function, "prediction", target, prediction, regions.class_dim, where)
-    prediction = masked(promote(prediction), counted)
+    prediction, y, counted = masked_pixels(
+        function, "prediction", prediction, target, regions.class_dim, where
+    )
     probs, complement = probabilities(prediction, activation, regions.class_dim)
     return regions, probs, complement, y, counted
 
@@ -544,7 +541,7 @@ def _pull(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of an iteration with respect to the image and the skeleton."""
     step = partial(_thin, counted=counted, dim=dim)
-    _, pull = torch.func.vjp(step, image, skeleton)
+    pull = torch.func.vjp(step, image, skeleton)[1]
     result: tuple[Tensor, Tensor] = pull(gradients)
     return result
 
@@ -566,7 +563,8 @@ class _Thinning(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         image, skeleton, counted = ctx.saved_tensors
-        found = _ThinningGradient.apply(image, skeleton, counted, ctx.dim, *gradients)
+        inputs = (image, skeleton, counted, ctx.dim, *gradients)
+        found = _ThinningGradient.apply(*inputs)  # type: ignore[no-untyped-call]
         return *found, None, None
 
 

@@ -155,6 +155,11 @@ def check_number(
     return value
 
 
+def check_flag(function: str, argument: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(complain(function, argument, "be True or False", repr(value)))
+
+
 def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -> int:
     """The axis counted from the front."""
     if isinstance(axis, bool) or not isinstance(axis, int):

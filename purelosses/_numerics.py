@@ -39,6 +39,17 @@ def weighted(weight: Tensor, value: Tensor) -> Tensor:
     return weight * torch.where((weight == 0) & torch.isinf(value), 0.0, value)
 
 
+def power(base: Tensor, exponent: float | Tensor) -> Tensor:
+    """base ** exponent of numbers from 0 on, with zero gradient where the base is 0.
+
+    There the slope of an exponent below 1 is infinite, and times a slope of 0 it would be NaN.
+    """
+    # torch.compile cannot differentiate an integer exponent (torch 2.13).
+    exponent = exponent if isinstance(exponent, Tensor) else float(exponent)
+    zero = base == 0
+    return torch.where(zero, 0.0**exponent, torch.where(zero, 1.0, base) ** exponent)
+
+
 def along(values: Tensor, dim: int, ndim: int) -> Tensor:
     """A vector laid along axis `dim` of a tensor with `ndim` axes."""
     return values.reshape([-1 if axis == dim else 1 for axis in range(ndim)])

@@ -149,7 +149,7 @@ class checked:
     def _counted(self, argument: str, values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """The values with 0, which every domain has, where `where` is False."""
         where = arguments.get("where")
-        regions = self._spec is not None and self._spec.unit == "region"
+        regions = self._spec is not None and self._spec.unit.startswith("region")
         if where is None or argument not in (*self._names[:2], *(["weights"] * (not regions))):
             return values
         if where.ndim < values.ndim:

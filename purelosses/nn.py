@@ -19,7 +19,7 @@ from purelosses._adapter import (
 )
 from purelosses._types import Activation, PyTree, Reduction
 from purelosses.balance import Likelihood
-from purelosses.segmentation import Classes
+from purelosses.segmentation import Classes, Empty, Smooth, WeightType
 
 __all__ = [
     "BinaryCrossEntropyLoss",
@@ -27,11 +27,23 @@ __all__ = [
     "Criterion",
     "CrossEntropyLoss",
     "DiceBCELoss",
+    "DiceCELoss",
+    "DiceFocalLoss",
     "DiceLoss",
+    "FocalTverskyLoss",
+    "GeneralizedDiceLoss",
+    "GeneralizedWassersteinDiceLoss",
     "HuberLoss",
+    "JaccardLoss",
     "L1Loss",
+    "LogCoshDiceLoss",
+    "MCCLoss",
     "MSELoss",
+    "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
+    "TverskyLoss",
     "UncertaintyWeightedLoss",
+    "UnifiedFocalLoss",
 ]
 
 
@@ -203,6 +215,95 @@ class CrossEntropyLoss(Adapter):
         __call__ = forward
 
 
+class SigmoidFocalLoss(Adapter):
+    """Cross-entropy of yes-or-no labels that counts less where the prediction is right already.
+
+    The module of [`sigmoid_focal_loss`][purelosses.sigmoid_focal_loss]:
+    options here, data in the call.
+    """
+
+    gamma: float | Tensor
+    alpha: float | Tensor | None
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        gamma: float | Tensor = 2.0,
+        alpha: float | Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(gamma=gamma, alpha=alpha, reduction=reduction)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.sigmoid_focal_loss(
+            logits,
+            target,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SoftmaxFocalLoss(Adapter):
+    """Cross-entropy among several classes that counts less where the prediction is right already.
+
+    The module of [`softmax_focal_loss`][purelosses.softmax_focal_loss]:
+    options here, data in the call.
+    """
+
+    class_dim: int
+    gamma: float | Tensor
+    class_weights: Tensor | None
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        class_dim: int = 1,
+        gamma: float | Tensor = 2.0,
+        class_weights: Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            class_dim=class_dim, gamma=gamma, class_weights=class_weights, reduction=reduction
+        )
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.softmax_focal_loss(
+            logits,
+            target,
+            class_dim=self.class_dim,
+            gamma=self.gamma,
+            class_weights=self.class_weights,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
 class DiceLoss(Adapter):
     """One minus the Dice coefficient: how far a predicted region is from overlapping the true one.
 
@@ -213,7 +314,10 @@ class DiceLoss(Adapter):
     activation: Activation | None
     class_dim: int | None
     dim: int | tuple[int, ...] | None
-    smooth: float | Tensor
+    smooth: Smooth
+    empty: Empty
+    squared: bool
+    soft_target: bool
     classes: Classes
     reduction: Reduction
 
@@ -223,7 +327,10 @@ class DiceLoss(Adapter):
         activation: Activation | None = None,
         class_dim: int | None = None,
         dim: int | tuple[int, ...] | None = None,
-        smooth: float | Tensor = 1.0,
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
         classes: Classes = "all",
         reduction: Reduction = "mean",
     ) -> None:
@@ -232,6 +339,9 @@ class DiceLoss(Adapter):
             class_dim=class_dim,
             dim=dim,
             smooth=smooth,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
             classes=classes,
             reduction=reduction,
         )
@@ -251,7 +361,509 @@ class DiceLoss(Adapter):
             class_dim=self.class_dim,
             dim=self.dim,
             smooth=self.smooth,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
             classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class JaccardLoss(Adapter):
+    """One minus the Jaccard coefficient, the intersection of two regions over their union.
+
+    The module of [`jaccard_loss`][purelosses.jaccard_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation | None
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    smooth: Smooth
+    empty: Empty
+    squared: bool
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation | None = None,
+        class_dim: int | None = None,
+        dim: int | tuple[int, ...] | None = None,
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            smooth=smooth,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.jaccard_loss(
+            prediction,
+            target,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            smooth=self.smooth,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class TverskyLoss(Adapter):
+    """One minus the Tversky index: an overlap that weighs false positives and negatives apart.
+
+    The module of [`tversky_loss`][purelosses.tversky_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation | None
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    alpha: float | Tensor
+    beta: float | Tensor
+    smooth: Smooth
+    empty: Empty
+    squared: bool
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation | None = None,
+        class_dim: int | None = None,
+        dim: int | tuple[int, ...] | None = None,
+        alpha: float | Tensor = 0.5,
+        beta: float | Tensor = 0.5,
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            alpha=alpha,
+            beta=beta,
+            smooth=smooth,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.tversky_loss(
+            prediction,
+            target,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            alpha=self.alpha,
+            beta=self.beta,
+            smooth=self.smooth,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class FocalTverskyLoss(Adapter):
+    """The Tversky loss of each region to a power, which shifts weight between easy and hard ones.
+
+    The module of [`focal_tversky_loss`][purelosses.focal_tversky_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation | None
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    alpha: float | Tensor
+    beta: float | Tensor
+    gamma: float | Tensor
+    smooth: Smooth
+    empty: Empty
+    squared: bool
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation | None = None,
+        class_dim: int | None = None,
+        dim: int | tuple[int, ...] | None = None,
+        alpha: float | Tensor = 0.3,
+        beta: float | Tensor = 0.7,
+        gamma: float | Tensor = 0.75,
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            alpha=alpha,
+            beta=beta,
+            gamma=gamma,
+            smooth=smooth,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.focal_tversky_loss(
+            prediction,
+            target,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            smooth=self.smooth,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class LogCoshDiceLoss(Adapter):
+    """The logarithm of the hyperbolic cosine of the Dice loss, quadratic near its optimum.
+
+    The module of [`log_cosh_dice_loss`][purelosses.log_cosh_dice_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation | None
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    smooth: Smooth
+    empty: Empty
+    squared: bool
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation | None = None,
+        class_dim: int | None = None,
+        dim: int | tuple[int, ...] | None = None,
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            smooth=smooth,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.log_cosh_dice_loss(
+            prediction,
+            target,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            smooth=self.smooth,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class MCCLoss(Adapter):
+    """One minus the Matthews correlation coefficient, which minds the background as much.
+
+    The module of [`mcc_loss`][purelosses.mcc_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation | None
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    smooth: float | Tensor
+    empty: Empty
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation | None = None,
+        class_dim: int | None = None,
+        dim: int | tuple[int, ...] | None = None,
+        smooth: float | Tensor = 1.0,
+        empty: Empty = "smooth",
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            smooth=smooth,
+            empty=empty,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.mcc_loss(
+            prediction,
+            target,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            smooth=self.smooth,
+            empty=self.empty,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GeneralizedDiceLoss(Adapter):
+    """One Dice ratio over all classes, in which small classes weigh as much as large ones.
+
+    The module of [`generalized_dice_loss`][purelosses.generalized_dice_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation | None
+    class_dim: int
+    dim: int | tuple[int, ...] | None
+    weight_type: WeightType
+    smooth: Smooth
+    empty: Empty
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation | None = None,
+        class_dim: int = 1,
+        dim: int | tuple[int, ...] | None = None,
+        weight_type: WeightType = "square",
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            weight_type=weight_type,
+            smooth=smooth,
+            empty=empty,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.generalized_dice_loss(
+            prediction,
+            target,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            weight_type=self.weight_type,
+            smooth=self.smooth,
+            empty=self.empty,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GeneralizedWassersteinDiceLoss(Adapter):
+    """A Dice ratio in which confusing two classes costs the distance between them.
+
+    The module of
+    [`generalized_wasserstein_dice_loss`][purelosses.generalized_wasserstein_dice_loss]:
+    options here, data in the call.
+    """
+
+    distance: Tensor
+    activation: Activation | None
+    class_dim: int
+    dim: int | tuple[int, ...] | None
+    smooth: Smooth
+    empty: Empty
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        distance: Tensor,
+        activation: Activation | None = None,
+        class_dim: int = 1,
+        dim: int | tuple[int, ...] | None = None,
+        smooth: Smooth = 1.0,
+        empty: Empty = "smooth",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            distance=distance,
+            activation=activation,
+            class_dim=class_dim,
+            dim=dim,
+            smooth=smooth,
+            empty=empty,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.generalized_wasserstein_dice_loss(
+            prediction,
+            target,
+            distance=self.distance,
+            activation=self.activation,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            smooth=self.smooth,
+            empty=self.empty,
             where=where,
             weights=weights,
             reduction=self.reduction,
@@ -270,9 +882,12 @@ class DiceBCELoss(Adapter):
 
     dice_weight: float | Tensor
     bce_weight: float | Tensor
-    smooth: float | Tensor
+    smooth: Smooth
     class_dim: int | None
     dim: int | tuple[int, ...] | None
+    empty: Empty
+    squared: bool
+    soft_target: bool
     classes: Classes
     reduction: Reduction
 
@@ -281,9 +896,12 @@ class DiceBCELoss(Adapter):
         *,
         dice_weight: float | Tensor = 0.5,
         bce_weight: float | Tensor = 0.5,
-        smooth: float | Tensor = 1.0,
+        smooth: Smooth = 1.0,
         class_dim: int | None = None,
         dim: int | tuple[int, ...] | None = None,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
         classes: Classes = "all",
         reduction: Reduction = "mean",
     ) -> None:
@@ -293,6 +911,9 @@ class DiceBCELoss(Adapter):
             smooth=smooth,
             class_dim=class_dim,
             dim=dim,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
             classes=classes,
             reduction=reduction,
         )
@@ -313,7 +934,244 @@ class DiceBCELoss(Adapter):
             smooth=self.smooth,
             class_dim=self.class_dim,
             dim=self.dim,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
             classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class DiceCELoss(Adapter):
+    """Dice plus cross-entropy: overlap of every class and likelihood of the pixels' labels.
+
+    The module of [`dice_ce_loss`][purelosses.dice_ce_loss]:
+    options here, data in the call.
+    """
+
+    dice_weight: float | Tensor
+    ce_weight: float | Tensor
+    label_smoothing: float | Tensor
+    smooth: Smooth
+    class_dim: int
+    dim: int | tuple[int, ...] | None
+    empty: Empty
+    squared: bool
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        dice_weight: float | Tensor = 0.5,
+        ce_weight: float | Tensor = 0.5,
+        label_smoothing: float | Tensor = 0.0,
+        smooth: Smooth = 1.0,
+        class_dim: int = 1,
+        dim: int | tuple[int, ...] | None = None,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            dice_weight=dice_weight,
+            ce_weight=ce_weight,
+            label_smoothing=label_smoothing,
+            smooth=smooth,
+            class_dim=class_dim,
+            dim=dim,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.dice_ce_loss(
+            logits,
+            target,
+            dice_weight=self.dice_weight,
+            ce_weight=self.ce_weight,
+            label_smoothing=self.label_smoothing,
+            smooth=self.smooth,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class DiceFocalLoss(Adapter):
+    """Dice plus focal loss: overlap of the region and a likelihood that minds its hard pixels.
+
+    The module of [`dice_focal_loss`][purelosses.dice_focal_loss]:
+    options here, data in the call.
+    """
+
+    activation: Activation
+    dice_weight: float | Tensor
+    focal_weight: float | Tensor
+    gamma: float | Tensor
+    smooth: Smooth
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    empty: Empty
+    squared: bool
+    soft_target: bool
+    classes: Classes
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        activation: Activation = "sigmoid",
+        dice_weight: float | Tensor = 0.5,
+        focal_weight: float | Tensor = 0.5,
+        gamma: float | Tensor = 2.0,
+        smooth: Smooth = 1.0,
+        class_dim: int | None = None,
+        dim: int | tuple[int, ...] | None = None,
+        empty: Empty = "smooth",
+        squared: bool = False,
+        soft_target: bool = False,
+        classes: Classes = "all",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            activation=activation,
+            dice_weight=dice_weight,
+            focal_weight=focal_weight,
+            gamma=gamma,
+            smooth=smooth,
+            class_dim=class_dim,
+            dim=dim,
+            empty=empty,
+            squared=squared,
+            soft_target=soft_target,
+            classes=classes,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.dice_focal_loss(
+            logits,
+            target,
+            activation=self.activation,
+            dice_weight=self.dice_weight,
+            focal_weight=self.focal_weight,
+            gamma=self.gamma,
+            smooth=self.smooth,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            empty=self.empty,
+            squared=self.squared,
+            soft_target=self.soft_target,
+            classes=self.classes,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class UnifiedFocalLoss(Adapter):
+    """A focal Tversky and a focal cross-entropy with one pair of parameters for imbalance.
+
+    The module of [`unified_focal_loss`][purelosses.unified_focal_loss]:
+    options here, data in the call.
+    """
+
+    tversky_weight: float | Tensor
+    focal_weight: float | Tensor
+    delta: float | Tensor
+    gamma: float | Tensor
+    asymmetric: bool
+    smooth: Smooth
+    class_dim: int
+    dim: int | tuple[int, ...] | None
+    empty: Empty
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        tversky_weight: float | Tensor = 0.5,
+        focal_weight: float | Tensor = 0.5,
+        delta: float | Tensor = 0.6,
+        gamma: float | Tensor = 0.5,
+        asymmetric: bool = True,
+        smooth: Smooth = 1.0,
+        class_dim: int = 1,
+        dim: int | tuple[int, ...] | None = None,
+        empty: Empty = "smooth",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            tversky_weight=tversky_weight,
+            focal_weight=focal_weight,
+            delta=delta,
+            gamma=gamma,
+            asymmetric=asymmetric,
+            smooth=smooth,
+            class_dim=class_dim,
+            dim=dim,
+            empty=empty,
+            reduction=reduction,
+        )
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.unified_focal_loss(
+            logits,
+            target,
+            tversky_weight=self.tversky_weight,
+            focal_weight=self.focal_weight,
+            delta=self.delta,
+            gamma=self.gamma,
+            asymmetric=self.asymmetric,
+            smooth=self.smooth,
+            class_dim=self.class_dim,
+            dim=self.dim,
+            empty=self.empty,
             where=where,
             weights=weights,
             reduction=self.reduction,

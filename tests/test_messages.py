@@ -13,6 +13,12 @@ FORM = r"{}: `{}[^`]*` must .+, got .+"
 DATA = ("prediction", "logits", "target")
 X = torch.zeros(2, 3, 4)
 LABELS = torch.zeros(2, 4, dtype=torch.long)
+NUMBERS = ("alpha", "beta", "gamma", "delta", "smooth", "label_smoothing", "dice_weight",
+           "bce_weight", "ce_weight", "focal_weight", "tversky_weight")  # fmt: skip
+POSITIVE = {("huber_loss", "delta"), ("focal_tversky_loss", "gamma")}
+SHARES = {("cross_entropy_loss", "label_smoothing"), ("dice_ce_loss", "label_smoothing"),
+          ("sigmoid_focal_loss", "alpha"), ("unified_focal_loss", "gamma"),
+          ("unified_focal_loss", "delta")}  # fmt: skip
 
 
 def good_call(spec):
@@ -32,8 +38,9 @@ def longer(x):
 
 def corruptions(spec):
     """(argument, what is wrong, a function of the good value, the error)."""
-    for name in inspect.signature(spec.loss).parameters:
-        if name in (*DATA, "where", "weights", "class_weights"):
+    parameters = inspect.signature(spec.loss).parameters
+    for name in parameters:
+        if name in (*DATA, "where", "weights", "class_weights", "distance"):
             yield name, "a list", lambda x: x.tolist(), TypeError
             yield name, "an array", lambda x: x.numpy(), TypeError
             yield name, "an extra axis", lambda x: x.unsqueeze(-1), ValueError
@@ -50,21 +57,35 @@ def corruptions(spec):
         if name == "where":
             yield name, "floats", lambda x: x.float(), TypeError
             yield name, "integers", lambda x: x.long(), TypeError
-        if name in ("delta", "smooth", "label_smoothing", "dice_weight", "bce_weight"):
-            yield name, "None", lambda x: None, TypeError
+        if name in NUMBERS:
+            if parameters[name].default is not None:
+                yield name, "None", lambda x: None, TypeError
             yield name, "a string", lambda x: "1.0", TypeError
             yield name, "a boolean", lambda x: True, TypeError
             yield name, "a complex number", lambda x: 1j, TypeError
             yield name, "a complex tensor", lambda x: torch.tensor(1j), TypeError
             yield name, "a vector", lambda x: torch.ones(2), ValueError
             yield name, "a tensor of one element", lambda x: torch.ones(1), ValueError
-        if name in ("delta", "smooth", "label_smoothing"):
+        if name in NUMBERS and not name.endswith("_weight"):
             yield name, "NaN", lambda x: float("nan"), ValueError
             yield name, "negative", lambda x: -1.0, ValueError
-        if name == "delta":
+        if (spec.name, name) in POSITIVE:
             yield name, "zero", lambda x: 0, ValueError
-        if name == "label_smoothing":
+        if (spec.name, name) in SHARES:
             yield name, "more than 1", lambda x: 1.5, ValueError
+        if name == "smooth" and spec.name != "mcc_loss":
+            yield name, "one of a pair", lambda x: (1.0,), TypeError
+            yield name, "three", lambda x: (1.0, 1.0, 1.0), TypeError
+            yield name, "a pair of tensors", lambda x: (torch.ones(()), torch.ones(())), TypeError
+            yield name, "a negative loss", lambda x: (2.0, 1.0), ValueError
+            yield name, "a negative numerator", lambda x: (-1.0, 1.0), ValueError
+        if name in ("squared", "soft_target", "asymmetric"):
+            yield name, "None", lambda x: None, TypeError
+            yield name, "a number", lambda x: 1, TypeError
+            yield name, "a string", lambda x: "True", TypeError
+        if name in ("empty", "weight_type"):
+            yield name, "misspelt", lambda x: "penalise", ValueError
+            yield name, "None", lambda x: None, ValueError
         if name == "class_dim":
             yield name, "past the last axis", lambda x: 99, ValueError
             yield name, "before the first axis", lambda x: -99, ValueError
@@ -81,7 +102,9 @@ def corruptions(spec):
         if name == "classes":
             yield name, "a misspelt word", lambda x: "presnt", ValueError
             yield name, "empty", lambda x: [], ValueError
-            yield name, "without a class axis", lambda x: [0], ValueError
+            yield name, "not there", lambda x: [0, 99], ValueError
+            if spec.cases[0].options.get("class_dim") is None:
+                yield name, "without a class axis", lambda x: [0], ValueError
         if name == "activation":
             yield name, "misspelt", lambda x: "sigmod", ValueError
             yield name, "a function", lambda x: torch.sigmoid, ValueError
@@ -133,8 +156,9 @@ def test_a_misspelt_reduction_names_the_allowed_ones(spec):
     )
 
 
-DENSE = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_loss", "dice_loss",
-         "dice_bce_loss")  # fmt: skip
+DENSE = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_loss", "sigmoid_focal_loss",
+         "dice_loss", "jaccard_loss", "tversky_loss", "focal_tversky_loss", "log_cosh_dice_loss",
+         "mcc_loss", "dice_bce_loss", "dice_focal_loss")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -255,7 +279,58 @@ WORDING = {
     ),
     "a BCE of probabilities": (
         lambda: pl.overlap_statistics(X, X, extra="bce"),
-        "overlap_statistics: `activation` must be 'sigmoid' for a BCE, got None",
+        "overlap_statistics: `activation` must be 'sigmoid' for the extra 'bce', got None",
+    ),
+    "an extra that does not exist": (
+        lambda: pl.overlap_statistics(X, X, extra=("tn", "bse")),
+        "overlap_statistics: `extra` must be one of 'tn', 'bce', 'ce', 'surprisal', 'focal', got "
+        "'bse'",
+    ),
+    "an extra that is no name": (
+        lambda: pl.overlap_statistics(X, X, extra=1),
+        "overlap_statistics: `extra` must be None or names among 'tn', 'bce', 'ce', 'surprisal', "
+        "'focal', got 1",
+    ),
+    "a flag that is a number": (
+        lambda: pl.dice_loss(X, X, squared=1),
+        "dice_loss: `squared` must be True or False, got 1",
+    ),
+    "what an empty mask costs": (
+        lambda: pl.dice_loss(X, X, empty="zero"),
+        "dice_loss: `empty` must be one of 'smooth', 'penalize', got 'zero'",
+    ),
+    "smoothing the wrong way round": (
+        lambda: pl.dice_loss(X, X, smooth=(1.0, 0.0)),
+        "dice_loss: `smooth` must have a numerator of at most the denominator, or the loss falls "
+        "below 0, got (1.0, 0.0)",
+    ),
+    "smoothing by three numbers": (
+        lambda: pl.dice_loss(X, X, smooth=(1.0, 0.0, 0.0)),
+        "dice_loss: `smooth` must be a number, a tensor or a pair of numbers, got (1.0, 0.0, 0.0)",
+    ),
+    "one ratio over classes that are pooled already": (
+        lambda: pl.generalized_dice_loss(X, X, dim=(1, 2)),
+        "generalized_dice_loss: `dim` must leave the class axis, for it is summed apart, "
+        "got (1, 2)",
+    ),
+    "one ratio over classes that are not there": (
+        lambda: pl.generalized_dice_loss(X, X, class_dim=None),
+        "generalized_dice_loss: `class_dim` must be the axis of the classes, got None",
+    ),
+    "confusion of classes that are pooled": (
+        lambda: pl.confusion_statistics(X, LABELS, dim=(1, 2)),
+        "confusion_statistics: `dim` must leave the class axis, 1, for it is summed apart, "
+        "got (1, 2)",
+    ),
+    "distances of other classes": (
+        lambda: pl.generalized_wasserstein_dice_loss(X, LABELS, distance=torch.ones(2, 2)),
+        "generalized_wasserstein_dice_loss: `distance` must hold a distance for each pair of "
+        "classes, shape (3, 3), got (2, 2)",
+    ),
+    "an overlap loss of confusion statistics": (
+        lambda: pl.jaccard_from_statistics(pl.confusion_statistics(X, LABELS)),
+        "jaccard_from_statistics: `statistics` must be what `overlap_statistics` returns, with "
+        "['count', 'fn', 'fp', 'tp'], got ['confusion', 'count']",
     ),
     "another name among the tasks": (
         lambda: pl.uncertainty_weighted_loss({"mask": torch.zeros(())}, {"depth": torch.zeros(())}),
@@ -370,35 +445,107 @@ def test_tasks_that_cannot_be_initialised(tasks):
     assert re.fullmatch(form, str(caught.value), re.DOTALL)
 
 
-STATISTICS = {
+OF_STATISTICS = [name for name in pl.__all__ if name.endswith("_from_statistics")]
+SUMS = pl.overlap_statistics(X, X, activation="sigmoid", class_dim=1, extra=("tn", "bce", "focal"))
+SUMS |= pl.overlap_statistics(X, X, activation="softmax", class_dim=1, extra=("ce", "surprisal"))
+WRONG = {
     "smooth": -1.0,
+    "alpha": -1.0,
+    "beta": "much",
+    "gamma": -1.0,
+    "delta": 2.0,
+    "label_smoothing": 2.0,
+    "asymmetric": None,
+    "activation": "relu",
+    "empty": "zero",
     "classes": [7],
     "class_dim": 5,
+    "weight_type": "cube",
+    "distance": torch.ones(2, 2),
     "weights": torch.ones(7),
     "reduction": "avarage",
 }
 
 
-@pytest.mark.parametrize("name", STATISTICS)
-@pytest.mark.parametrize("function", ["dice_from_statistics", "dice_bce_from_statistics"])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (function, name)
+        for function in OF_STATISTICS
+        for name in inspect.signature(getattr(pl, function)).parameters
+        if name != "statistics"
+    ],
+)
 def test_bad_options_of_statistics(function, name):
-    statistics = pl.overlap_statistics(X, X, activation="sigmoid", class_dim=1, extra="bce")
-    options = {"classes": [0], name: STATISTICS[name]}
+    call = getattr(pl, function)
+    statistics = SUMS
+    if "wasserstein" in function:  # its count has no class axis
+        statistics = pl.confusion_statistics(X, LABELS, activation="softmax")
+    options = {"distance": torch.ones(3, 3), "classes": [0]}
+    parameters = inspect.signature(call).parameters
+    options = {key: value for key, value in options.items() if key in parameters}
+    call(statistics, **options)
+    wrong = WRONG.get(name, "a lot")  # the shares of the terms
     with pytest.raises((ValueError, TypeError)) as caught:
-        getattr(pl, function)(statistics, **options)
+        call(statistics, **{**options, name: wrong})
     assert re.fullmatch(FORM.format(function, name), str(caught.value))
 
 
+@pytest.mark.parametrize("function", OF_STATISTICS)
 @pytest.mark.parametrize(
-    ("function", "statistics"),
+    "statistics",
     [
-        pytest.param("dice_from_statistics", {}, id="nothing"),
-        pytest.param("dice_from_statistics", {"tp": ZERO, "fp": ZERO}, id="some are missing"),
-        pytest.param("dice_bce_from_statistics", pl.overlap_statistics(X, X), id="no BCE"),
-        pytest.param("dice_from_statistics", X, id="a tensor"),
+        pytest.param({}, id="nothing"),
+        pytest.param({"tp": ZERO, "fp": ZERO}, id="some are missing"),
+        pytest.param(X, id="a tensor"),
+        pytest.param(None, id="None"),
     ],
 )
 def test_statistics_that_are_not(function, statistics):
+    options = {"distance": torch.ones(3, 3)} if "wasserstein" in function else {}
     with pytest.raises((ValueError, TypeError)) as caught:
-        getattr(pl, function)(statistics)
+        getattr(pl, function)(statistics, **options)
     assert re.fullmatch(FORM.format(function, "statistics"), str(caught.value), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("function", "needed"),
+    [
+        ("mcc_from_statistics", "tn"),
+        ("dice_bce_from_statistics", "bce"),
+        ("dice_ce_from_statistics", "ce"),
+        ("dice_focal_from_statistics", "focal"),
+        ("unified_focal_from_statistics", "ce"),
+        ("unified_focal_from_statistics", "focal"),
+    ],
+)
+def test_an_extra_sum_that_is_missing(function, needed):
+    statistics = {key: value for key, value in SUMS.items() if key != needed}
+    with pytest.raises(ValueError, match=f"`statistics` must be .*'{needed}'.*, got"):
+        getattr(pl, function)(statistics)
+
+
+def test_label_smoothing_of_statistics_needs_the_surprisal():
+    statistics = {key: value for key, value in SUMS.items() if key != "surprisal"}
+    pl.dice_ce_from_statistics(statistics)
+    with pytest.raises(ValueError, match=r"`statistics` must be .*'surprisal'"):
+        pl.dice_ce_from_statistics(statistics, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("function", ["overlap_statistics", "confusion_statistics"])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("prediction", None), ("prediction", LABELS), ("target", X[:1]), ("target", [1]),
+     ("activation", "relu"), ("class_dim", 7), ("class_dim", "1"), ("dim", 9), ("dim", ()),
+     ("where", X > 0), ("where", torch.ones(2, 4)), ("squared", 1), ("soft_target", None),
+     ("gamma", -1.0), ("extra", "ten"), ("extra", ["bce"])],
+)  # fmt: skip
+def test_bad_arguments_of_the_statistics_themselves(function, name, wrong):
+    call = getattr(pl, function)
+    if name not in inspect.signature(call).parameters:
+        pytest.skip("it has no such argument")
+    given = {"prediction": X, "target": X, "class_dim": 1, name: wrong}
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call(**given)
+    blamed = "activation" if wrong == ["bce"] else name
+    assert re.fullmatch(FORM.format(function, blamed), str(caught.value), re.DOTALL)

@@ -13,6 +13,7 @@ import difflib
 import inspect
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,12 @@ def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
         f"class {module}(Adapter):",
         f'    """{summary}',
         "",
-        f"    The module of [`{name}`][purelosses.{name}]:",
+        textwrap.fill(
+            f"The module of [`{name}`][purelosses.{name}]:",
+            100,
+            initial_indent="    ",
+            subsequent_indent="    ",
+        ),
         "    options here, data in the call.",
         '    """',
         "",

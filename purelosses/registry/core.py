@@ -233,7 +233,7 @@ class LossSpec:
     @property
     def module(self) -> str:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
-        acronyms = {"mse": "MSE", "bce": "BCE", "l1": "L1"}
+        acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 
@@ -260,7 +260,7 @@ def confident(problem: Problem) -> Problem | None:
         axis = problem.case.arrays[name].names.index("C")
         target = torch.nn.functional.one_hot(target, prediction.shape[axis]).movedim(-1, axis)
     target = target.to(prediction.dtype)
-    if problem.case.arrays[name].domain == "unit":
+    if problem.case.arrays[name].domain in ("unit", "distribution"):
         return problem.having(**{name: target})
     return problem.having(**{name: 80 * target - 40})
 

@@ -8,7 +8,8 @@ tensors only, so in-place operations and the value of a tensor on the CPU are sa
 Everything that rests on private parts of torch is in this file, with the plain formula as fallback.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,15 +31,16 @@ from purelosses._numerics import (
 
 try:  # the private parts
     from torch._C import _functorch, _get_dispatch_mode, _TorchDispatchModeKey
+    from torch._ops import _get_dispatch_mode_pre_dispatch
+
+    _MODES = _get_dispatch_mode, _get_dispatch_mode_pre_dispatch
 
     _is_wrapped, _unwrap = _functorch.is_functorch_wrapped_tensor, _functorch.get_unwrapped
     _LEVELS, _is_legacy = _functorch.get_interpreter_stack, _functorch.is_legacy_batchedtensor
+    _unwrap_if_dead = _functorch.unwrap_if_dead
     _ALLOWED = (_functorch.TransformType.Grad, _functorch.TransformType.Vmap)
-    _TRACERS = (
-        _TorchDispatchModeKey.FAKE,
-        _TorchDispatchModeKey.PROXY,
-        _TorchDispatchModeKey.FUNCTIONAL,
-    )
+    _FAKE = _TorchDispatchModeKey.FAKE
+    _TRACERS = (_TorchDispatchModeKey.PROXY, _TorchDispatchModeKey.FUNCTIONAL)
     forward_ad._current_level  # noqa: B018
     AVAILABLE = True
 except (ImportError, AttributeError):  # pragma: no cover
@@ -46,6 +48,8 @@ except (ImportError, AttributeError):  # pragma: no cover
 
 # Elements below which the plain formula is faster.
 THRESHOLD = 1 << 16
+# Elements below which a row is too short for blocks.
+SHORTEST = 1 << 10
 # Elements of a block: few enough to stay in cache, enough to amortise the calls.
 BLOCK = 1 << 19
 
@@ -65,7 +69,8 @@ def _eager() -> bool:
     """No tracing, and no forward mode: a Function's `jvp` is silently wrong when nested."""
     return (
         forward_ad._current_level < 0
-        and not any(_get_dispatch_mode(tracer) for tracer in _TRACERS)
+        and not _get_dispatch_mode(_FAKE)
+        and not any(mode(key) for mode in _MODES for key in _TRACERS)
         and all(level.key() in _ALLOWED for level in _LEVELS() or ())
     )
 
@@ -84,6 +89,118 @@ def _dense(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and not _is_legacy(tensor)
     )
+
+
+# What: each of these returns None where only the plain formula does it
+
+
+def overlap(
+    function: str,
+    prediction: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    activation: str | None,
+    class_dim: int | None,
+    dim: tuple[int, ...],
+    extras: Sequence[str],
+) -> dict[str, Tensor] | None:
+    """TP, FP, FN and the extras of every region, from logits."""
+    if not applies(prediction, target, where):
+        return None
+    labels = target.ndim < prediction.ndim
+    if activation == "sigmoid" and not labels and set(extras) <= {"tn", "bce"}:
+        split = _tail(dim, prediction.ndim)
+        if math.prod(prediction.shape[split:]) < SHORTEST:
+            return None
+        if where is not None and class_dim is not None:
+            where = where.unsqueeze(class_dim)
+        kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, "bce" in extras)
+        x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
+        sums = _run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
+        names = ["tp", "fp", "fn", "tn", "bce"]
+        left = [axis for axis in dim if axis < split]
+    elif activation == "softmax" and labels and set(extras) <= {"ce"}:
+        assert class_dim is not None
+        last = class_dim == prediction.ndim - 1
+        split = _tail(dim, class_dim) if last else class_dim
+        if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
+            return None
+        if math.prod(target.shape[split:]) < SHORTEST:
+            return None
+        kernel = _kernel(_class_value, _class_gradient, _class_formula, function, "ce" in extras)
+        y, keep = (_rows(t, target.shape, split) for t in (target, where))
+        sums = _run(kernel, _classes(prediction, split, class_dim), y, keep)
+        sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
+        names = ["tp", "fp", "fn", "ce"]
+        left = [axis for axis in dim if axis < split] + [split] * (class_dim in dim)
+    else:
+        return None
+    for axis in sorted(left, reverse=True):
+        sums = sums.sum(axis)
+    found = dict(zip(names, sums.unbind(-1), strict=False))
+    return {name: found[name] for name in ("tp", "fp", "fn", *extras)}
+
+
+def cross_entropy(
+    function: str, logits: Tensor, labels: Tensor, where: Tensor | None, class_dim: int
+) -> Tensor | None:
+    """The cross-entropy of every sample, 0 where it does not count."""
+    if not applies(logits, labels, where):
+        return None
+    split = 0 if class_dim == logits.ndim - 1 else class_dim
+    if math.prod(labels.shape[split:]) < SHORTEST:
+        return None
+    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, function)
+    y, keep = (_rows(t, labels.shape, split) for t in (labels, where))
+    return _run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
+
+
+def focal(
+    logits: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    gamma: float | Tensor,
+    alpha: float | Tensor | None,
+    formula: Callable[..., Tensor],
+) -> Tensor | None:
+    """The focal loss of every element; `formula` is that of clean logits and targets."""
+    if isinstance(gamma, Tensor) or isinstance(alpha, Tensor):
+        return None
+    if not applies(logits, target, where):
+        return None
+
+    def cleaned(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+        x, y = promote(x), y.to(_wide(x))
+        if where is not None:
+            x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
+        return formula(x, y)
+
+    options = float(gamma), None if alpha is None else (1.0 - alpha, float(alpha))
+    kernel = Kernel(partial(_focal_value, *options), partial(_focal_gradient, *options), cleaned)
+    x, y, keep = (_rows(t, logits.shape, 0) for t in (logits, target, where))
+    return _run(kernel, x, y, keep).reshape(logits.shape)
+
+
+def _tail(dim: tuple[int, ...], end: int) -> int:
+    """Where the axes before `end` begin that are all in `dim`."""
+    while end and end - 1 in dim:
+        end -= 1
+    return end
+
+
+def _rows(x: Tensor | None, shape: torch.Size, split: int) -> Tensor | None:
+    """x, broadcast, with the axes before `split` and those after as two."""
+    if x is None:
+        return None
+    return x.expand(shape).reshape(math.prod(shape[:split]), math.prod(shape[split:]))
+
+
+def _classes(logits: Tensor, split: int, class_dim: int) -> Tensor:
+    """Logits as (A, C, P), also where they lie with the classes last."""
+    lead, classes = math.prod(logits.shape[:split]), logits.shape[class_dim]
+    if class_dim == logits.ndim - 1:
+        return logits.reshape(lead, -1, classes).mT
+    return logits.reshape(lead, classes, -1)
 
 
 # How: two Functions for all kernels
@@ -119,7 +236,7 @@ class _Value(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, y, where = ctx.saved_tensors
+        x, y, where = _saved(ctx)
         _, needs_x, needs_y, _ = ctx.needs_input_grad
         gx = _gradient(ctx.kernel, x, y, where, g) if needs_x else None
         gy = _pull(lambda y: ctx.kernel.formula(x, y, where), g, y)[0] if needs_y else None
@@ -128,9 +245,7 @@ class _Value(Function):
 
 class _Gradient(Function):
     @staticmethod
-    def forward(
-        kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
-    ) -> Tensor:
+    def forward(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
         with _without_autocast(x):
             return kernel.gradient(x, y, where, g)
 
@@ -145,7 +260,7 @@ class _Gradient(Function):
 
     @staticmethod
     def backward(ctx: Any, gg: Tensor) -> Any:
-        x, y, where, g = ctx.saved_tensors
+        x, y, where, g = _saved(ctx)
         formula = ctx.kernel.formula
         if not ctx.needs_input_grad[2]:
             gx, gg = _pull(lambda x, g: _formula_gradient(formula, x, y, where, g), gg, x, g)
@@ -161,6 +276,16 @@ def _kernel(
     *options: Any,
 ) -> Kernel:
     return Kernel(partial(value, *options), partial(gradient, *options), partial(formula, *options))
+
+
+def _saved(ctx: Any) -> list[Any]:
+    """What was saved, without the levels of torch.func that have ended since."""
+    return [None if t is None else _unwrap_if_dead(t) for t in ctx.saved_tensors]
+
+
+def _run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None) -> Tensor:
+    result: Tensor = _Value.apply(kernel, x, y, where)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _gradient(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
@@ -267,18 +392,9 @@ def _log_of_rest(share: Tensor, ones: Tensor) -> Tensor:
     return share.div_(1 - share).log1p_().sum(-1)
 
 
-# Independent masks
-
-
-def binary_sums(x: Tensor, y: Tensor, where: Tensor | None, bce: bool) -> Tensor:
-    """TP, FP, FN, TN and, if asked for, BCE of every row of logits (R, P): (R, 4) or (R, 5).
-
-    Where all targets are 0 or 1, errors and their slopes follow from one sigmoid per pixel, that
-    of z = x or -x, the logit of the error. A soft target is a mixture of both.
-    """
-    kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, bce)
-    result: Tensor = _Value.apply(kernel, x, y, where)  # type: ignore[no-untyped-call]
-    return result
+# Independent masks: TP, FP, FN, TN and, if asked for, BCE of every row of logits, (R, 4) or (R, 5).
+# Where all targets are 0 or 1, errors and their slopes follow from one sigmoid per pixel, that of
+# z = x or -x, the logit of the error. A soft target is a mixture of both.
 
 
 def _binary_value(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
@@ -368,35 +484,11 @@ def _binary_formula(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Te
     return torch.stack([term.sum(1) for term in terms], -1)
 
 
-# Elements: the sigmoid focal loss
-
-
-def focal_losses(
-    x: Tensor,
-    y: Tensor,
-    where: Tensor | None,
-    gamma: float,
-    alpha: float | None,
-    formula: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """The focal loss of every element of logits (R, P); under `where` False that of nothing."""
-    shares = (1.0, 1.0) if alpha is None else (1.0 - alpha, alpha)
-
-    def cleaned(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
-        x, y = promote(x), y.to(_wide(x))
-        if where is not None:
-            x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
-        return formula(x, y)
-
-    kernel = Kernel(
-        partial(_focal_value, gamma, shares), partial(_focal_gradient, gamma, shares), cleaned
-    )
-    result: Tensor = _Value.apply(kernel, x, y, where)  # type: ignore[no-untyped-call]
-    return result
+# Elements: the sigmoid focal loss of each, (R, P); under `where` False that of nothing.
 
 
 def _focal_value(
-    gamma: float, shares: tuple[float, float], x: Tensor, y: Tensor, where: Tensor | None
+    gamma: float, shares: tuple[float, float] | None, x: Tensor, y: Tensor, where: Tensor | None
 ) -> Tensor:
     result = x.new_empty(x.shape, dtype=_wide(x))
     for at, terms in _errors(x, y, where, shares):
@@ -409,7 +501,7 @@ def _focal_value(
 
 def _focal_gradient(
     gamma: float,
-    shares: tuple[float, float],
+    shares: tuple[float, float] | None,
     x: Tensor,
     y: Tensor,
     where: Tensor | None,
@@ -428,10 +520,10 @@ def _focal_gradient(
 
 
 def _errors(
-    x: Tensor, y: Tensor, where: Tensor | None, shares: tuple[float, float]
+    x: Tensor, y: Tensor, where: Tensor | None, shares: tuple[float, float] | None
 ) -> Iterator[tuple[tuple[slice, slice], list[tuple[Tensor, Tensor, Tensor | None]]]]:
     """Blocks of the logits z of errors, with dz/dx and a weight: one for hard targets, else two."""
-    wide, (of_rest, of_target) = _wide(x), shares
+    wide, (of_rest, of_target) = _wide(x), shares or (1.0, 1.0)
     one = x.new_ones((), dtype=wide)
     for at in _blocks(x.shape[0], x.shape[1], _size(x, 32)):
         keep = None if where is None else where[at]
@@ -439,7 +531,7 @@ def _errors(
         sign = torch.mul(target, -2.0).add_(one)
         if _hard(sign):
             weight = None
-            if shares != (1.0, 1.0):
+            if shares is not None:
                 weight = torch.mul(target, of_target - of_rest).add_(of_rest)
             yield at, [(sign * logits, sign, weight)]
         else:
@@ -447,24 +539,9 @@ def _errors(
             yield at, [(logits.clone(), one, rest), (-logits, -one, target * of_target)]
 
 
-# Exclusive classes: logits (A, C, P) and labels (A, P)
-
-
-def class_sums(function: str, x: Tensor, labels: Tensor, where: Tensor | None, ce: bool) -> Tensor:
-    """TP, FP, FN and, if asked for, CE of every class: (A, C, 3) or (A, C, 4).
-
-    The cross-entropy of a pixel counts for the class of its label.
-    """
-    kernel = _kernel(_class_value, _class_gradient, _class_formula, function, ce)
-    result: Tensor = _Value.apply(kernel, x, labels, where)  # type: ignore[no-untyped-call]
-    return result
-
-
-def cross_entropies(function: str, x: Tensor, labels: Tensor, where: Tensor | None) -> Tensor:
-    """The cross-entropy of every pixel, (A, P)."""
-    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, function)
-    result: Tensor = _Value.apply(kernel, x, labels, where)  # type: ignore[no-untyped-call]
-    return result
+# Exclusive classes: logits (A, C, P) and labels (A, P). TP, FP, FN and, if asked for, CE of every
+# class, (A, C, 3) or (A, C, 4), the cross-entropy of a pixel counting for the class of its label;
+# or the cross-entropy of every pixel, (A, P).
 
 
 class _Pixels(NamedTuple):

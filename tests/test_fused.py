@@ -5,7 +5,7 @@ span several of them and several regions share one.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,7 +46,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """Send everything that may go there down the fused path, and count."""
     monkeypatch.setattr(_fused, "THRESHOLD", 1)
     monkeypatch.setattr(_fused, "SHORTEST", 1)
-    monkeypatch.setattr(_fused, "BLOCK", 16)
+    monkeypatch.setattr(_fused, "BLOCK", 64)
     counter, run = Taken(), _fused._run
 
     def counted(*arguments: Any) -> Tensor:
@@ -76,7 +76,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]
 @pytest.mark.parametrize(
     "law",
     [
-        pytest.param(law, marks=pytest.mark.slow if law.kind == "slow" else ())
+        pytest.param(law, marks=pytest.mark.slow if law.kind != "eager" else ())
         for law in LAWS.values()
     ],
     ids=LAWS,

@@ -1,5 +1,6 @@
 """Every loss against its formula written once more, in float64 and on hostile numbers."""
 
+import inspect
 from itertools import product
 
 import hypothesis.strategies as st
@@ -7,7 +8,7 @@ import numpy as np
 import optree
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from mpmath import mp, mpf
 from oracles import EXACT, ORACLES, exact_sigmoid, exact_softmax
 
@@ -201,6 +202,83 @@ def test_dice_bce_of_any_shape(problem, dice_weight, bce_weight):
     logits, target, options = problem
     shares = {"dice_weight": dice_weight, "bce_weight": bce_weight}
     agree("dice_bce_loss", (logits, target), {**options, **shares})
+
+
+REGION_LOSSES = ("dice_loss", "jaccard_loss", "tversky_loss", "focal_tversky_loss",
+                 "log_cosh_dice_loss", "mcc_loss", "dice_focal_loss")  # fmt: skip
+UNIT_LOSSES = ("generalized_dice_loss", "generalized_wasserstein_dice_loss", "dice_ce_loss",
+               "dice_focal_loss", "unified_focal_loss")  # fmt: skip
+CHOICES = {
+    "empty": ("smooth", "penalize"),
+    "squared": (False, True),
+    "soft_target": (False, True),
+    "smooth": (0.0, 1e-5, 1.0, (0.0, 1e-5), (0.5, 2.0)),
+    "weight_type": ("square", "simple", "uniform"),
+    "gamma": (0.5, 1.0),
+    "delta": (0.1, 0.6),
+    "asymmetric": (True, False),
+    "label_smoothing": (0.0, 0.1),
+}
+
+
+@st.composite
+def overlap_calls(draw, losses):
+    """A loss of regions, its data, and options drawn from all that it has."""
+    name = draw(st.sampled_from(losses))
+    prediction, target, options = draw(regions_of_any_shape())
+    known = inspect.signature(getattr(pl, name)).parameters
+    options = {key: value for key, value in options.items() if key in known}
+    for key, values in CHOICES.items():
+        if key in known:
+            options[key] = draw(st.sampled_from(values))
+    if isinstance(options["smooth"], tuple) and name == "mcc_loss":
+        options["smooth"] = options["smooth"][1]
+    return name, prediction, target, options
+
+
+@drawn
+@given(overlap_calls(REGION_LOSSES), st.sampled_from((None, "sigmoid", "softmax")))
+def test_losses_of_regions_of_any_shape(call, activation):
+    name, prediction, target, options = call
+    if name == "dice_focal_loss":
+        activation = "sigmoid"
+    if activation is None:
+        prediction = prediction.sigmoid()
+    elif options["class_dim"] is None:
+        activation = "sigmoid"
+    agree(name, (prediction, target), {**options, "activation": activation})
+
+
+@drawn
+@given(overlap_calls(UNIT_LOSSES), st.sampled_from(("sigmoid", "softmax")))
+def test_losses_over_classes_of_any_shape(call, activation):
+    name, prediction, target, options = call
+    ndim, class_dim, dim = prediction.ndim, options["class_dim"], options["dim"]
+    assume(class_dim is not None)
+    dim = () if dim is None else np.atleast_1d(dim)
+    assume(class_dim % ndim not in [axis % ndim for axis in dim])
+    options.pop("weights", None)  # they are those of single regions
+    if name == "generalized_wasserstein_dice_loss":
+        rng = np.random.default_rng(ndim)
+        options["distance"] = uniform(rng, (prediction.shape[class_dim],) * 2).fill_diagonal_(0)
+    if name in ("dice_focal_loss", "generalized_dice_loss", "generalized_wasserstein_dice_loss"):
+        options["activation"] = "softmax" if name == "dice_focal_loss" else activation
+    agree(name, (prediction, target), options)
+
+
+@drawn
+@given(elementwise(), st.floats(0, 3), st.none() | st.floats(0, 1))
+def test_sigmoid_focal_of_any_shape(problem, gamma, alpha):
+    logits, target, options, _ = problem
+    agree("sigmoid_focal_loss", (logits, target), {**options, "gamma": gamma, "alpha": alpha})
+
+
+@drawn
+@given(classes_of_any_shape(), st.floats(0, 3))
+def test_softmax_focal_of_any_shape(problem, gamma):
+    logits, target, options = problem
+    options.pop("label_smoothing")
+    agree("softmax_focal_loss", (logits, target), {**options, "gamma": gamma})
 
 
 def test_regions_without_prediction_target_or_smoothing_are_perfect():

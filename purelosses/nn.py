@@ -22,16 +22,33 @@ from purelosses.balance import Likelihood
 from purelosses.segmentation import Classes
 
 __all__ = [
+    "AbsolutePercentageLoss",
+    "AdaptiveRobustLoss",
     "BinaryCrossEntropyLoss",
+    "CauchyLoss",
+    "CharbonnierLoss",
     "CombinedLoss",
+    "CosineDistanceLoss",
     "Criterion",
     "CrossEntropyLoss",
     "DiceBCELoss",
     "DiceLoss",
+    "ExpectileLoss",
+    "GemanMcclureLoss",
+    "GeneralRobustLoss",
     "HuberLoss",
     "L1Loss",
+    "LogCoshLoss",
     "MSELoss",
+    "PseudoHuberLoss",
+    "QuantileLoss",
+    "RelativeL2Loss",
+    "SmoothL1Loss",
+    "SquaredLogLoss",
+    "SymmetricPercentageLoss",
+    "TukeyBiweightLoss",
     "UncertaintyWeightedLoss",
+    "WelschLoss",
 ]
 
 
@@ -119,6 +136,560 @@ class HuberLoss(Adapter):
             where=where,
             weights=weights,
             reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SmoothL1Loss(Adapter):
+    """Huber's loss in units of `beta`: the slope of the line is 1, whatever `beta` is.
+
+    The module of [`smooth_l1_loss`][purelosses.smooth_l1_loss]:
+    options here, data in the call.
+    """
+
+    beta: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, beta: float | Tensor = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(beta=beta, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.smooth_l1_loss(
+            prediction,
+            target,
+            beta=self.beta,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class PseudoHuberLoss(Adapter):
+    """A smooth Huber loss: a parabola that bends into a line, with derivatives of every order.
+
+    The module of [`pseudo_huber_loss`][purelosses.pseudo_huber_loss]:
+    options here, data in the call.
+    """
+
+    delta: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, delta: float | Tensor = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(delta=delta, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.pseudo_huber_loss(
+            prediction,
+            target,
+            delta=self.delta,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CharbonnierLoss(Adapter):
+    """Absolute difference, rounded off at the bottom over a width `eps`.
+
+    The module of [`charbonnier_loss`][purelosses.charbonnier_loss]:
+    options here, data in the call.
+    """
+
+    eps: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, eps: float | Tensor = 0.001, reduction: Reduction = "mean") -> None:
+        super().__init__(eps=eps, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.charbonnier_loss(
+            prediction, target, eps=self.eps, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class LogCoshLoss(Adapter):
+    """Half the square for small residuals, the absolute value less log 2 for large ones.
+
+    The module of [`log_cosh_loss`][purelosses.log_cosh_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.log_cosh_loss(
+            prediction, target, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CauchyLoss(Adapter):
+    """Logarithmic in the residual: outliers pull ever less, though never quite nothing.
+
+    The module of [`cauchy_loss`][purelosses.cauchy_loss]:
+    options here, data in the call.
+    """
+
+    scale: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, scale: float | Tensor = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(scale=scale, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.cauchy_loss(
+            prediction,
+            target,
+            scale=self.scale,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GemanMcclureLoss(Adapter):
+    """Bounded: far outliers cost 2 and hardly pull at all.
+
+    The module of [`geman_mcclure_loss`][purelosses.geman_mcclure_loss]:
+    options here, data in the call.
+    """
+
+    scale: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, scale: float | Tensor = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(scale=scale, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.geman_mcclure_loss(
+            prediction,
+            target,
+            scale=self.scale,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class WelschLoss(Adapter):
+    """Bounded: beyond about three scales an outlier costs 1 and no longer pulls.
+
+    The module of [`welsch_loss`][purelosses.welsch_loss]:
+    options here, data in the call.
+    """
+
+    scale: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, scale: float | Tensor = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(scale=scale, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.welsch_loss(
+            prediction,
+            target,
+            scale=self.scale,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class TukeyBiweightLoss(Adapter):
+    """Half the square near 0, constant from `c` on: beyond `c` an outlier has no influence at all.
+
+    The module of [`tukey_biweight_loss`][purelosses.tukey_biweight_loss]:
+    options here, data in the call.
+    """
+
+    c: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, c: float | Tensor = 4.685, reduction: Reduction = "mean") -> None:
+        super().__init__(c=c, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.tukey_biweight_loss(
+            prediction, target, c=self.c, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GeneralRobustLoss(Adapter):
+    """One family from the square to the Welsch loss: `alpha` says how little outliers count.
+
+    The module of [`general_robust_loss`][purelosses.general_robust_loss]:
+    options here, data in the call.
+    """
+
+    alpha: float | Tensor
+    scale: float | Tensor
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        alpha: float | Tensor = 1.0,
+        scale: float | Tensor = 1.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(alpha=alpha, scale=scale, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.general_robust_loss(
+            prediction,
+            target,
+            alpha=self.alpha,
+            scale=self.scale,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class AdaptiveRobustLoss(Adapter):
+    """A robust loss that learns from the residuals how robust to be, channel by channel.
+
+    The module of [`adaptive_robust_loss`][purelosses.adaptive_robust_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, channels: int, *, reduction: Reduction = "mean") -> None:
+        super().__init__(channels=structure_of(channels), reduction=reduction)
+        self.params = as_parameters(purelosses.adaptive_robust_init(channels))
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.adaptive_robust_loss(
+            as_tree(self.params),
+            prediction,
+            target,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameters as an optimizer group without weight decay."""
+        return [{"params": list(self.parameters()), "weight_decay": 0.0}]
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class QuantileLoss(Adapter):
+    """The pinball loss: its best constant prediction is a quantile of the targets.
+
+    The module of [`quantile_loss`][purelosses.quantile_loss]:
+    options here, data in the call.
+    """
+
+    quantiles: float | Sequence[float] | Tensor
+    dim: int
+    crossing_penalty: float | Tensor
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        quantiles: float | Sequence[float] | Tensor = 0.5,
+        dim: int = -1,
+        crossing_penalty: float | Tensor = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            quantiles=quantiles, dim=dim, crossing_penalty=crossing_penalty, reduction=reduction
+        )
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.quantile_loss(
+            prediction,
+            target,
+            quantiles=self.quantiles,
+            dim=self.dim,
+            crossing_penalty=self.crossing_penalty,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class ExpectileLoss(Adapter):
+    """Squared error that counts targets above and below the prediction differently.
+
+    The module of [`expectile_loss`][purelosses.expectile_loss]:
+    options here, data in the call.
+    """
+
+    q: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, q: float | Tensor = 0.5, reduction: Reduction = "mean") -> None:
+        super().__init__(q=q, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.expectile_loss(
+            prediction, target, q=self.q, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SquaredLogLoss(Adapter):
+    """Squared difference of logarithms: it counts ratios, so large and small targets alike.
+
+    The module of [`squared_log_loss`][purelosses.squared_log_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.squared_log_loss(
+            prediction, target, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class AbsolutePercentageLoss(Adapter):
+    """Absolute error as a share of the target.
+
+    The module of [`absolute_percentage_loss`][purelosses.absolute_percentage_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.absolute_percentage_loss(
+            prediction, target, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SymmetricPercentageLoss(Adapter):
+    """Absolute error as a share of the mean size of prediction and target: from 0 to 2.
+
+    The module of [`symmetric_percentage_loss`][purelosses.symmetric_percentage_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.symmetric_percentage_loss(
+            prediction, target, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CosineDistanceLoss(Adapter):
+    """One minus the cosine of the angle between two vectors: from 0 to 2, whatever their lengths.
+
+    The module of [`cosine_distance_loss`][purelosses.cosine_distance_loss]:
+    options here, data in the call.
+    """
+
+    dim: int | tuple[int, ...]
+    reduction: Reduction
+
+    def __init__(self, *, dim: int | tuple[int, ...] = -1, reduction: Reduction = "mean") -> None:
+        super().__init__(dim=dim, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.cosine_distance_loss(
+            prediction, target, dim=self.dim, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class RelativeL2Loss(Adapter):
+    """Length of the error over the length of the target, one share per vector or field.
+
+    The module of [`relative_l2_loss`][purelosses.relative_l2_loss]:
+    options here, data in the call.
+    """
+
+    dim: int | tuple[int, ...]
+    reduction: Reduction
+
+    def __init__(self, *, dim: int | tuple[int, ...] = -1, reduction: Reduction = "mean") -> None:
+        super().__init__(dim=dim, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.relative_l2_loss(
+            prediction, target, dim=self.dim, where=where, weights=weights, reduction=self.reduction
         )
 
     if TYPE_CHECKING:

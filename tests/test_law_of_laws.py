@@ -25,7 +25,7 @@ from purelosses._numerics import promote
 from purelosses._reduce import reduce
 from purelosses.laws import LAWS, Check, Law, NotApplicable, Subject, judge
 from purelosses.registry import LOSSES, Array, Case, Equals, LossSpec
-from purelosses.regression import _residual
+from purelosses.regression.residual import residual_of
 
 Loss = Callable[..., Any]
 BROKEN: dict[str, Subject] = {}
@@ -536,7 +536,7 @@ def _(
     reduction: Any = "mean",
 ) -> Tensor:
     """Rises with the residual, and falls again."""
-    residual = _residual("mse_loss", prediction, target, where, weights, reduction)
+    residual = residual_of("mse_loss", prediction, target, where, weights, reduction)
     squares = residual.clamp(-20, 20).square()
     return reduce(squares * torch.exp(-squares), reduction, where, weights)
 

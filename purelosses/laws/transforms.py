@@ -17,6 +17,7 @@ from purelosses.laws.core import (
     law,
     ordinary,
     positions,
+    total,
     true,
 )
 from purelosses.registry import Problem
@@ -155,7 +156,7 @@ def _(subject: Subject) -> Iterator[Check]:
     loop = torch.stack([subject.value(problem) for problem in ensemble])
     for value, problem in zip(loop, ensemble, strict=True):
         result = subject.call_module(module, problem)
-        yield close("functional_call", result[0], value, rtol=1e-6)
+        yield close("functional_call", total(result), value, rtol=1e-6)
 
     def one(*params: Tensor) -> Tensor:
         return subject.value(problems[0].having(**dict(zip(own, params, strict=True))))

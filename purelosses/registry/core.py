@@ -233,7 +233,7 @@ class LossSpec:
     @property
     def module(self) -> str:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
-        acronyms = {"mse": "MSE", "bce": "BCE", "l1": "L1"}
+        acronyms = {"mse": "MSE", "bce": "BCE", "crps": "CRPS", "l1": "L1", "nll": "NLL"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 

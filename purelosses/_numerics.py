@@ -116,6 +116,36 @@ def expm1_ratio(x: Tensor) -> Tensor:
     return torch.where(near, series, torch.expm1(far) / far)
 
 
+def expm1_minus(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x, also where all three nearly cancel."""
+    near = x.abs() < 0.5
+    a = torch.where(near, x, 0.0)
+    series = a.square() * polynomial([1 / math.factorial(k + 2) for k in range(14)], a)
+    return torch.where(near, series, torch.expm1(torch.where(near, 1.0, x)) - x)
+
+
+# From here on Stirling's series is exact to rounding.
+LARGE = 8.0
+
+
+def stirling(x: Tensor) -> Tensor:
+    """log Γ(x) - (x - ½) log x + x - ½ log 2π, for x of at least LARGE."""
+    bernoulli = [1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156]
+    inverse = x.reciprocal()
+    return inverse * polynomial([*bernoulli, -3617 / 122400], inverse.square())
+
+
+def log_rising(x: Tensor, y: Tensor) -> Tensor:
+    """log Γ(x + y) - log Γ(x) - y log x for y ≥ 0, also for large x, where it nearly vanishes."""
+    large = x >= LARGE
+    small = torch.where(large, 1.0, x)
+    direct = torch.lgamma(small + y) - torch.lgamma(small) - y * small.log()
+    x = torch.where(large, x, LARGE)
+    ratio = y / x
+    series = x * log1p_minus(ratio) + (y - 0.5) * ratio.log1p() + stirling(x + y) - stirling(x)
+    return torch.where(large, series, direct)
+
+
 def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
     """c0 + c1 x + c2 x² + ..., by Horner's rule."""
     value = torch.full_like(x, coefficients[-1])

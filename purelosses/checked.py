@@ -24,6 +24,8 @@ from purelosses.transform import combined, name_of, per_sample, per_sample_grad
 _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "real": (-torch.inf, torch.inf, False),
     "positive": (0.0, torch.inf, False),
+    "counts": (0.0, torch.inf, False),
+    "log_scale": (-torch.inf, torch.inf, False),
     "weights": (0.0, torch.inf, False),
     "logits": (-torch.inf, torch.inf, False),
     "class_logits": (-torch.inf, torch.inf, True),

@@ -24,7 +24,10 @@ from purelosses.segmentation import Classes
 __all__ = [
     "AbsolutePercentageLoss",
     "AdaptiveRobustLoss",
+    "BetaGaussianNLLLoss",
     "BinaryCrossEntropyLoss",
+    "CRPSEnsembleLoss",
+    "CRPSGaussianLoss",
     "CauchyLoss",
     "CharbonnierLoss",
     "CombinedLoss",
@@ -33,20 +36,30 @@ __all__ = [
     "CrossEntropyLoss",
     "DiceBCELoss",
     "DiceLoss",
+    "EnergyScoreLoss",
     "ExpectileLoss",
+    "GammaNLLLoss",
+    "GaussianMixtureNLLLoss",
+    "GaussianNLLLoss",
     "GemanMcclureLoss",
     "GeneralRobustLoss",
     "HuberLoss",
+    "IntervalScoreLoss",
     "L1Loss",
+    "LaplaceNLLLoss",
     "LogCoshLoss",
     "MSELoss",
+    "NegativeBinomialNLLLoss",
+    "PoissonNLLLoss",
     "PseudoHuberLoss",
     "QuantileLoss",
     "RelativeL2Loss",
     "SmoothL1Loss",
     "SquaredLogLoss",
+    "StudentTNLLLoss",
     "SymmetricPercentageLoss",
     "TukeyBiweightLoss",
+    "TweedieDevianceLoss",
     "UncertaintyWeightedLoss",
     "WelschLoss",
 ]
@@ -690,6 +703,475 @@ class RelativeL2Loss(Adapter):
     ) -> Tensor:
         return purelosses.relative_l2_loss(
             prediction, target, dim=self.dim, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GaussianNLLLoss(Adapter):
+    """Negative log-likelihood of a normal distribution with predicted mean and variance.
+
+    The module of [`gaussian_nll_loss`][purelosses.gaussian_nll_loss]:
+    options here, data in the call.
+    """
+
+    full: bool
+    reduction: Reduction
+
+    def __init__(self, *, full: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(full=full, reduction=reduction)
+
+    def forward(
+        self,
+        mean: Tensor,
+        log_var: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.gaussian_nll_loss(
+            mean,
+            log_var,
+            target,
+            full=self.full,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class BetaGaussianNLLLoss(Adapter):
+    """Gaussian likelihood whose gradient does not starve where the predicted variance is large.
+
+    The module of [`beta_gaussian_nll_loss`][purelosses.beta_gaussian_nll_loss]:
+    options here, data in the call.
+    """
+
+    beta: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, beta: float | Tensor = 0.5, reduction: Reduction = "mean") -> None:
+        super().__init__(beta=beta, reduction=reduction)
+
+    def forward(
+        self,
+        mean: Tensor,
+        log_var: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.beta_gaussian_nll_loss(
+            mean,
+            log_var,
+            target,
+            beta=self.beta,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class LaplaceNLLLoss(Adapter):
+    """Negative log-likelihood of a Laplace distribution with predicted location and scale.
+
+    The module of [`laplace_nll_loss`][purelosses.laplace_nll_loss]:
+    options here, data in the call.
+    """
+
+    full: bool
+    reduction: Reduction
+
+    def __init__(self, *, full: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(full=full, reduction=reduction)
+
+    def forward(
+        self,
+        location: Tensor,
+        log_scale: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.laplace_nll_loss(
+            location,
+            log_scale,
+            target,
+            full=self.full,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class StudentTNLLLoss(Adapter):
+    """Negative log-likelihood of a Student t distribution with predicted location and scale.
+
+    The module of [`student_t_nll_loss`][purelosses.student_t_nll_loss]:
+    options here, data in the call.
+    """
+
+    df: float | Tensor
+    full: bool
+    reduction: Reduction
+
+    def __init__(
+        self, *, df: float | Tensor, full: bool = False, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(df=df, full=full, reduction=reduction)
+
+    def forward(
+        self,
+        location: Tensor,
+        log_scale: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.student_t_nll_loss(
+            location,
+            log_scale,
+            target,
+            df=self.df,
+            full=self.full,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GaussianMixtureNLLLoss(Adapter):
+    """Negative log-likelihood of a mixture of normal distributions (mixture density network).
+
+    The module of [`gaussian_mixture_nll_loss`][purelosses.gaussian_mixture_nll_loss]:
+    options here, data in the call.
+    """
+
+    dim: int
+    full: bool
+    reduction: Reduction
+
+    def __init__(self, *, dim: int = -1, full: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(dim=dim, full=full, reduction=reduction)
+
+    def forward(
+        self,
+        logits: Tensor,
+        mean: Tensor,
+        log_var: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.gaussian_mixture_nll_loss(
+            logits,
+            mean,
+            log_var,
+            target,
+            dim=self.dim,
+            full=self.full,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class PoissonNLLLoss(Adapter):
+    """Negative log-likelihood of counts whose rate is predicted by its logarithm.
+
+    The module of [`poisson_nll_loss`][purelosses.poisson_nll_loss]:
+    options here, data in the call.
+    """
+
+    full: bool
+    reduction: Reduction
+
+    def __init__(self, *, full: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(full=full, reduction=reduction)
+
+    def forward(
+        self,
+        log_rate: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.poisson_nll_loss(
+            log_rate, target, full=self.full, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GammaNLLLoss(Adapter):
+    """Negative log-likelihood of positive values that scatter in proportion to their mean.
+
+    The module of [`gamma_nll_loss`][purelosses.gamma_nll_loss]:
+    options here, data in the call.
+    """
+
+    full: bool
+    reduction: Reduction
+
+    def __init__(self, *, full: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(full=full, reduction=reduction)
+
+    def forward(
+        self,
+        log_mean: Tensor,
+        log_shape: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.gamma_nll_loss(
+            log_mean,
+            log_shape,
+            target,
+            full=self.full,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class NegativeBinomialNLLLoss(Adapter):
+    """Negative log-likelihood of counts that scatter more than Poisson counts do.
+
+    The module of [`negative_binomial_nll_loss`][purelosses.negative_binomial_nll_loss]:
+    options here, data in the call.
+    """
+
+    full: bool
+    reduction: Reduction
+
+    def __init__(self, *, full: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(full=full, reduction=reduction)
+
+    def forward(
+        self,
+        log_mean: Tensor,
+        log_shape: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.negative_binomial_nll_loss(
+            log_mean,
+            log_shape,
+            target,
+            full=self.full,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class TweedieDevianceLoss(Adapter):
+    """Deviance of a power-variance family: squared error, Poisson, gamma and all between.
+
+    The module of [`tweedie_deviance_loss`][purelosses.tweedie_deviance_loss]:
+    options here, data in the call.
+    """
+
+    power: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, power: float | Tensor = 1.5, reduction: Reduction = "mean") -> None:
+        super().__init__(power=power, reduction=reduction)
+
+    def forward(
+        self,
+        log_mean: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.tweedie_deviance_loss(
+            log_mean,
+            target,
+            power=self.power,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CRPSGaussianLoss(Adapter):
+    """Proper score of a predicted normal distribution, in units of the target.
+
+    The module of [`crps_gaussian_loss`][purelosses.crps_gaussian_loss]:
+    options here, data in the call.
+    """
+
+    reduction: Reduction
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+    def forward(
+        self,
+        mean: Tensor,
+        log_var: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.crps_gaussian_loss(
+            mean, log_var, target, where=where, weights=weights, reduction=self.reduction
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CRPSEnsembleLoss(Adapter):
+    """Proper score of an ensemble: its distance to the target less half its spread.
+
+    The module of [`crps_ensemble_loss`][purelosses.crps_ensemble_loss]:
+    options here, data in the call.
+    """
+
+    dim: int
+    fair: bool
+    reduction: Reduction
+
+    def __init__(self, *, dim: int = -1, fair: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__(dim=dim, fair=fair, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.crps_ensemble_loss(
+            prediction,
+            target,
+            dim=self.dim,
+            fair=self.fair,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class IntervalScoreLoss(Adapter):
+    """Proper score of a central prediction interval: its width plus a charge for missing.
+
+    The module of [`interval_score_loss`][purelosses.interval_score_loss]:
+    options here, data in the call.
+    """
+
+    alpha: float | Tensor
+    reduction: Reduction
+
+    def __init__(self, *, alpha: float | Tensor, reduction: Reduction = "mean") -> None:
+        super().__init__(alpha=alpha, reduction=reduction)
+
+    def forward(
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.interval_score_loss(
+            lower,
+            upper,
+            target,
+            alpha=self.alpha,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class EnergyScoreLoss(Adapter):
+    """Proper score of an ensemble of vectors: the CRPS with lengths for absolute values.
+
+    The module of [`energy_score_loss`][purelosses.energy_score_loss]:
+    options here, data in the call.
+    """
+
+    dim: int
+    ensemble_dim: int
+    fair: bool
+    reduction: Reduction
+
+    def __init__(
+        self,
+        *,
+        dim: int = -1,
+        ensemble_dim: int = -2,
+        fair: bool = False,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(dim=dim, ensemble_dim=ensemble_dim, fair=fair, reduction=reduction)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.energy_score_loss(
+            prediction,
+            target,
+            dim=self.dim,
+            ensemble_dim=self.ensemble_dim,
+            fair=self.fair,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
         )
 
     if TYPE_CHECKING:

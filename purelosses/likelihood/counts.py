@@ -145,8 +145,10 @@ def gamma_nll_loss(
     )
     check_choice("gamma_nll_loss", "full", full, (False, True))
     log_target = target.log()
-    shape = log_shape.exp()
-    losses = shape * expm1_minus(log_target - log_mean) + _gamma_excess(shape, log_shape)
+    gap, shape = log_target - log_mean, log_shape.exp()
+    far = target * (log_shape - log_mean).exp() - shape * (1 + gap)
+    near = shape * expm1_minus(gap)
+    losses = torch.where(gap.abs() < 0.5, near, far) + _gamma_excess(shape, log_shape)
     if full:
         losses = losses + log_target
     return reduce(losses, reduction, where, weights)
@@ -233,11 +235,15 @@ def negative_binomial_nll_loss(
     series = log_rising(torch.where(large, shape, LARGE), target)
     many = target * (softplus(gap) - log_mean) - series
     small = torch.where(large, 1.0, shape)
-    few = target * softplus(-gap) + torch.lgamma(small) - torch.lgamma(small + target)
-    losses = zeros + torch.where(large, many, few)
+    few = target * softplus(-gap) + torch.lgamma(small)
     if full:
-        losses = losses + torch.lgamma(target + 1)
-    return reduce(losses, reduction, where, weights)
+        # log y! - log Γ(r + y), of which large parts cancel for large y.
+        above = target + 1
+        few = few + (small + target).log() - small * above.log() - log_rising(above, small)
+        many = many + torch.lgamma(above)
+    else:
+        few = few - torch.lgamma(small + target)
+    return reduce(zeros + torch.where(large, many, few), reduction, where, weights)
 
 
 def tweedie_deviance_loss(
@@ -311,12 +317,43 @@ def tweedie_deviance_loss(
     )
     a = 2 - as_scalar(power, log_mean)
     none = target == 0
-    y = torch.where(none, 1.0, target)
+    losses = _unit_deviance(log_mean, torch.where(none, 1.0, target), a)
+    of_none = torch.where(a > 0, (a * log_mean).exp() / torch.where(a > 0, a, 1.0), torch.inf)
+    return reduce(2 * torch.where(none, of_none, losses), reduction, where, weights)
+
+
+def _unit_deviance(log_mean: Tensor, y: Tensor, a: Tensor) -> Tensor:
+    """Half the deviance of positive targets, with a = 2 - power.
+
+    It is t² μ^a times exp[0, t, a t], the second divided difference of the exponential, with
+    t = log(y / μ).
+    """
     t = y.log() - log_mean
-    values = (a * log_mean).exp(), y * ((a - 1) * log_mean).exp(), y**a
-    losses = 2 * t.square() * _divided_difference((torch.zeros_like(t), t, a * t), values)
-    of_none = torch.where(a > 0, 2 * values[0] / torch.where(a > 0, a, 1.0), torch.inf)
-    return reduce(torch.where(none, of_none, losses), reduction, where, weights)
+    at_mean, mixed = (a * log_mean).exp(), y * ((a - 1) * log_mean).exp()
+
+    # Where t and a t are small, by the series of their complete homogeneous polynomials.
+    near = torch.maximum(t.abs(), (a * t).abs()) < 0.5
+    u = torch.where(near, t, 0.0)
+    v = a * u
+    power, term, series = torch.ones_like(u), torch.ones_like(u), torch.full_like(u, 0.5)
+    for k in range(1, 13):
+        power = power * v
+        term = u * term + power
+        series = series + term / math.factorial(k + 2)
+
+    # Elsewhere by first differences. Of the two that may be 0/0, that of μ^a to y^a for a = 0
+    # and that of y μ^(a-1) to y^a for a = 1, the one whose nodes are the closer.
+    to_one = a > 0.5
+    gap = torch.where(to_one, a - 1, a)
+    anchor = torch.where(to_one, mixed, at_mean)
+    close = (gap * t).abs() < 0.5
+    slope = torch.where(
+        close,
+        t * anchor * expm1_ratio(torch.where(close, gap * t, 0.0)),
+        (y**a - anchor) / torch.where(gap == 0, 1.0, gap),
+    )
+    far = (slope - (mixed - at_mean)) / torch.where(to_one, a, a - 1)
+    return torch.where(near, at_mean * u.square() * series, far)
 
 
 def _gamma_excess(shape: Tensor, log_shape: Tensor) -> Tensor:
@@ -326,31 +363,3 @@ def _gamma_excess(shape: Tensor, log_shape: Tensor) -> Tensor:
     direct = torch.lgamma(small) - small * log_small + small
     series = stirling(torch.where(large, shape, LARGE)) + 0.5 * (math.log(2 * math.pi) - log_shape)
     return torch.where(large, series, direct)
-
-
-def _divided_difference(
-    nodes: tuple[Tensor, Tensor, Tensor], values: tuple[Tensor, Tensor, Tensor]
-) -> Tensor:
-    """exp[x, y, z], the second divided difference, times the scale c of values c exp(nodes)."""
-    low, middle, high = _sorted(*nodes)
-    bottom, centre, top = _sorted(*values)
-    width = high - low
-    near = width < 0.5
-    # Far apart, by two first differences, in which nothing cancels.
-    lower, upper = centre * expm1_ratio(low - middle), top * expm1_ratio(middle - high)
-    far = (upper - lower) / torch.where(near, 1.0, width)
-    # Close together, by the power series of complete homogeneous polynomials of the distances.
-    u = torch.where(near, middle - low, 0.0)
-    v = torch.where(near, width, 0.0)
-    power, term, series = torch.ones_like(v), torch.ones_like(v), torch.full_like(v, 0.5)
-    for k in range(1, 13):
-        power = power * v
-        term = u * term + power
-        series = series + term / math.factorial(k + 2)
-    return torch.where(near, bottom * series, far)
-
-
-def _sorted(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    low, high = torch.minimum(x, y), torch.maximum(x, y)
-    middle = torch.maximum(low, torch.minimum(high, z))
-    return torch.minimum(low, z), middle, torch.maximum(high, z)

@@ -13,8 +13,15 @@ from purelosses._types import Reduction
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def _gaussian(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
-    return 0.5 * (log_var + ((target - mean) * (-0.5 * log_var).exp()).square())
+def _gaussian(
+    mean: Tensor, log_var: Tensor, target: Tensor, root: float | Tensor = math.sqrt(0.5)
+) -> Tensor:
+    """root² (log_var + z²). The factor is inside the square, so that less overflows."""
+    return root * root * log_var + (root * _standardized(mean, log_var, target)).square()
+
+
+def _standardized(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
+    return (target - mean) * (-0.5 * log_var).exp()
 
 
 def _with_constant(function: str, losses: Tensor, full: bool, constant: float | Tensor) -> Tensor:
@@ -99,7 +106,8 @@ def beta_gaussian_nll_loss(
 ) -> Tensor:
     r"""Gaussian likelihood whose gradient does not starve where the predicted variance is large.
 
-    $$\ell_i = \lfloor \sigma_i^{2\beta} \rfloor\,\tfrac12 \bigl(s_i + (y_i - \mu_i)^2 e^{-s_i}\bigr)$$
+    $$\ell_i = \lfloor \sigma_i^{2\beta} \rfloor\;
+    \tfrac12 \bigl( s_i + (y_i - \mu_i)^2 e^{-s_i} \bigr)$$
 
     with $\mu_i$ an element of `mean`, $s_i = \log \sigma_i^2$ the same element of `log_var`, $y_i$
     that of `target`, and $\lfloor \cdot \rfloor$ a factor that is constant to the gradient. The
@@ -156,8 +164,8 @@ def beta_gaussian_nll_loss(
         log_var=log_var,
         target=target,
     )
-    factor = (beta * log_var).exp().detach()
-    return reduce(factor * _gaussian(mean, log_var, target), reduction, where, weights)
+    root = math.sqrt(0.5) * (0.5 * beta * log_var).exp().detach()
+    return reduce(_gaussian(mean, log_var, target, root), reduction, where, weights)
 
 
 def laplace_nll_loss(
@@ -296,8 +304,13 @@ def student_t_nll_loss(
         target=target,
     )
     df = as_scalar(df, location)
-    z = (target - location) * (-log_scale).exp()
-    losses = log_scale + 0.5 * (df + 1) * log1p_square(z / df.sqrt())
+    residual = target - location
+    z = residual * (-log_scale).exp() / df.sqrt()
+    # Where z is large its logarithm will do; it does not overflow.
+    huge = z.abs() > 1e10
+    logarithm = torch.where(huge, residual, 1.0).abs().log() - log_scale - 0.5 * df.log()
+    heavy = torch.where(huge, 2 * logarithm, log1p_square(torch.where(huge, 1.0, z)))
+    losses = log_scale + 0.5 * (df + 1) * heavy
     constant = _HALF_LOG_2PI - log_rising(0.5 * df, torch.full_like(df, 0.5))
     return reduce(
         _with_constant("student_t_nll_loss", losses, full, constant), reduction, where, weights
@@ -380,6 +393,10 @@ def gaussian_mixture_nll_loss(
         target=target,
     )
     below, excess = log_partition(logits, dim)
-    terms = below - excess - _gaussian(mean, log_var, target.unsqueeze(dim))
+    target = target.unsqueeze(dim)
+    # A component whose square would overflow has no share; its gradient would be 0 times infinity.
+    absent = _standardized(mean, log_var, target).abs() > 1e19
+    density = -_gaussian(torch.where(absent, target, mean), log_var, target)
+    terms = below - excess + torch.where(absent, -torch.inf, density)
     losses = -terms.logsumexp(dim)
     return reduce(_with_constant(function, losses, full, _HALF_LOG_2PI), reduction, where, weights)

@@ -11,7 +11,7 @@ Domain: TypeAlias = Literal[
     "real",  # finite
     "positive",  # finite, at least 0
     "counts",  # finite, at least 0, and in samples whole
-    "log_scale",  # finite: the logarithm of a positive number of ordinary size
+    "log_scale",  # finite: the logarithm of a positive number whose square is representable
     "logits",  # finite scores before a sigmoid
     "class_logits",  # finite scores before a softmax, or minus infinity
     "unit",  # in [0, 1]

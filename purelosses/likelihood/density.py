@@ -11,10 +11,11 @@ from purelosses._reduce import reduce
 from purelosses._types import Reduction
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_ROOT_HALF = math.sqrt(0.5)
 
 
 def _gaussian(
-    mean: Tensor, log_var: Tensor, target: Tensor, root: float | Tensor = math.sqrt(0.5)
+    mean: Tensor, log_var: Tensor, target: Tensor, root: float | Tensor = _ROOT_HALF
 ) -> Tensor:
     """root² (log_var + z²). The factor is inside the square, so that less overflows."""
     return root * root * log_var + (root * _standardized(mean, log_var, target)).square()
@@ -164,7 +165,7 @@ def beta_gaussian_nll_loss(
         log_var=log_var,
         target=target,
     )
-    root = math.sqrt(0.5) * (0.5 * beta * log_var).exp().detach()
+    root = _ROOT_HALF * (0.5 * beta * log_var).exp().detach()
     return reduce(_gaussian(mean, log_var, target, root), reduction, where, weights)
 
 

@@ -152,8 +152,24 @@ class checked:
         """The values with 0, which every domain has, where `where` is False."""
         where = arguments.get("where")
         regions = self._spec is not None and self._spec.unit == "region"
-        if where is None or argument not in (*self._names[:2], *(["weights"] * (not regions))):
+        data = self._names[:2]
+        if self._spec is not None:
+            data = tuple(k for k in self._spec.cases[0].args if k != self._spec.parameters)
+        if where is None or argument not in (*data, *(["weights"] * (not regions))):
             return values
-        if where.ndim < values.ndim:
-            where = where.unsqueeze(arguments.get("class_dim", 1))
-        return torch.where(where, values, 0)
+        return torch.where(self._spread(where, values, arguments[data[0]], arguments), values, 0)
+
+    def _spread(
+        self, where: Tensor, values: Tensor, prediction: Tensor, arguments: Mapping[str, Any]
+    ) -> Tensor:
+        """`where` with the axes that the values have besides."""
+        if where.ndim == values.ndim:
+            return where
+        parameters = inspect.signature(self._function).parameters
+        names = ("class_dim",) if "class_dim" in parameters else ("dim", "ensemble_dim")
+        options = {k: arguments.get(k, parameters[k].default) for k in names if k in parameters}
+        axes = {k: axis if isinstance(axis, tuple) else (axis,) for k, axis in options.items()}
+        for axis in sorted(axis % prediction.ndim for spanned in axes.values() for axis in spanned):
+            where = where.unsqueeze(axis)
+        # The target of an ensemble of vectors has no members.
+        return where if where.ndim == values.ndim else where.squeeze(axes["ensemble_dim"])

@@ -287,6 +287,12 @@ misdescribed_copy.register_vmap(
 )
 
 
+@breaks("G8", pl.huber_loss)
+def _(*data: Tensor, delta: Any = 1.0, **options: Any) -> Tensor:
+    loss = pl.huber_loss(*data, delta=delta, **options)
+    return loss * 1.5 if isinstance(delta, Tensor) else loss
+
+
 @breaks("G7", pl.mse_loss)
 def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
     if torch.compiler.is_compiling():

@@ -63,8 +63,11 @@ OUTSIDE = {
     "mask": [NAN, INF, -1.0, 255.0],
     "distribution": [NAN, INF, -1e-6, 1 + 1e-6],
     "weights": [NAN, INF, -1e-6],
+    "counts": [NAN, INF, -1.0],
+    "log_scale": [NAN, INF, -INF],
 }
-EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "logits": [1e4, -1e4],
+EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "counts": [0.0, 1e30],
+         "log_scale": [40.0, -40.0], "logits": [1e4, -1e4],
          "class_logits": [1e4, -1e4], "unit": [0.0, 1.0], "mask": [0.0, 1.0],
          "distribution": [0.0, 1.0], "weights": [0.0, 1e30]}  # fmt: skip
 
@@ -149,9 +152,14 @@ def test_values_under_a_false_mask_are_ignored(spec, value):
     for case in spec.cases:
         problem = case.problem(3, where=True, weights=True)
         where = problem.tensors["where"]
+        axes = case.arrays["where"].names
         for path in case.args:
+            if path == spec.parameters:
+                continue
             array, tensor = case.arrays[path], problem.tensors[path]
-            mask = where if "C" not in array.names else where.unsqueeze(array.names.index("C"))
+            mask = where
+            for position, axis in enumerate(array.names):
+                mask = mask if axis in axes else mask.unsqueeze(position)
             garbage = 255 if array.domain == "labels" else value
             spoilt = problem.having(**{path: torch.where(mask, tensor, garbage).to(tensor.dtype)})
             loss, data, given = bind(spoilt, spec.loss)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import purelosses as pl
 from purelosses.registry import LOSSES
 
 FORM = r"{}: `{}[^`]*` must .+, got .+"
-DATA = ("prediction", "logits", "target")
+Dims = tuple[int, ...]
 X = torch.zeros(2, 3, 4)
 LABELS = torch.zeros(2, 4, dtype=torch.long)
 
@@ -26,31 +27,53 @@ def good_call(spec):
     return named
 
 
+def data_of(spec):
+    """The tensors that are given by position."""
+    kinds = inspect.signature(spec.loss).parameters.values()
+    positional = [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [name for name in positional if name not in ("params", "log_vars", "losses")]
+
+
+def takes(spec, name, kind):
+    """Whether an argument is annotated with this type, alone or in a union."""
+    annotation = inspect.signature(spec.loss).parameters[name].annotation
+    return annotation is kind or kind in get_args(annotation)
+
+
+# What numbers must be; those that are not listed may be anything but NaN.
+POSITIVE = ("delta", "scale", "c", "df", "interval_score_loss.alpha", "charbonnier_loss.eps")
+NOT_NEGATIVE = ("beta", "crossing_penalty", "label_smoothing", "power", "q", "smooth")
+AT_MOST_1 = ("label_smoothing", "q", "interval_score_loss.alpha")
+
+
 def longer(x):
     return torch.cat([x, x[:1]]) if x.ndim else x.expand(2)
 
 
 def corruptions(spec):
     """(argument, what is wrong, a function of the good value, the error)."""
+    data = data_of(spec)
     for name in inspect.signature(spec.loss).parameters:
-        if name in (*DATA, "where", "weights", "class_weights"):
+        names = (name, f"{spec.name}.{name}")
+        if name in (*data, "where", "weights", "class_weights"):
             yield name, "a list", lambda x: x.tolist(), TypeError
             yield name, "an array", lambda x: x.numpy(), TypeError
             yield name, "an extra axis", lambda x: x.unsqueeze(-1), ValueError
             yield name, "too long", longer, ValueError
             yield name, "complex", lambda x: x.to(torch.complex64), TypeError
             yield name, "another device", lambda x: x.to("meta"), ValueError
-        if name in DATA:
+        if name in data:
             yield name, "None", lambda x: None, TypeError
             yield name, "a number", lambda x: 0.5, TypeError
             yield name, "too short", lambda x: x[:-1], ValueError
-        if name in ("prediction", "logits"):
+        if name in data and name != "target":
             yield name, "integers", lambda x: x.long(), TypeError
             yield name, "booleans", lambda x: x > 0, TypeError
         if name == "where":
             yield name, "floats", lambda x: x.float(), TypeError
             yield name, "integers", lambda x: x.long(), TypeError
-        if name in ("delta", "smooth", "label_smoothing", "dice_weight", "bce_weight"):
+        number = takes(spec, name, float) and takes(spec, name, torch.Tensor)
+        if number and name != "quantiles":
             yield name, "None", lambda x: None, TypeError
             yield name, "a string", lambda x: "1.0", TypeError
             yield name, "a boolean", lambda x: True, TypeError
@@ -58,20 +81,36 @@ def corruptions(spec):
             yield name, "a complex tensor", lambda x: torch.tensor(1j), TypeError
             yield name, "a vector", lambda x: torch.ones(2), ValueError
             yield name, "a tensor of one element", lambda x: torch.ones(1), ValueError
-        if name in ("delta", "smooth", "label_smoothing"):
+        if number and name not in ("quantiles", "dice_weight", "bce_weight"):
             yield name, "NaN", lambda x: float("nan"), ValueError
+        if any(key in (*POSITIVE, *NOT_NEGATIVE) for key in names):
             yield name, "negative", lambda x: -1.0, ValueError
-        if name == "delta":
+        if any(key in POSITIVE for key in names):
             yield name, "zero", lambda x: 0, ValueError
-        if name == "label_smoothing":
+        if any(key in AT_MOST_1 for key in names):
             yield name, "more than 1", lambda x: 1.5, ValueError
-        if name == "class_dim":
+        if name == "quantiles":
+            yield name, "None", lambda x: None, TypeError
+            yield name, "a string", lambda x: "0.5", TypeError
+            yield name, "NaN", lambda x: float("nan"), ValueError
+            yield name, "more than 1", lambda x: [0.5, 1.5], ValueError
+            yield name, "empty", lambda x: [], ValueError
+            yield name, "falling", lambda x: [0.9, 0.1], ValueError
+            yield name, "the same twice", lambda x: (0.5, 0.5), ValueError
+            yield name, "a string among them", lambda x: [0.5, "0.9"], TypeError
+            yield name, "a matrix", lambda x: torch.full((2, 2), 0.5), ValueError
+            yield name, "an empty tensor", lambda x: torch.zeros(0), ValueError
+            yield name, "complex", lambda x: torch.ones(2, dtype=torch.complex64), TypeError
+        if takes(spec, name, bool):
+            yield name, "a string", lambda x: "yes", ValueError
+            yield name, "None", lambda x: None, ValueError
+        if name.endswith("dim") and takes(spec, name, int) and not takes(spec, name, Dims):
             yield name, "past the last axis", lambda x: 99, ValueError
             yield name, "before the first axis", lambda x: -99, ValueError
             yield name, "a float", lambda x: 1.0, TypeError
             yield name, "a boolean", lambda x: True, TypeError
             yield name, "a string", lambda x: "1", TypeError
-        if name == "dim":
+        if name == "dim" and takes(spec, name, Dims):
             yield name, "past the last axis", lambda x: 99, ValueError
             yield name, "before the first axis", lambda x: (0, -99), ValueError
             yield name, "the same twice", lambda x: (1, 1), ValueError
@@ -107,14 +146,16 @@ def test_bad_argument(spec, name, corrupt, error):
         spec.loss(**call)
     message = str(caught.value)
     # Of two data that disagree in shape or device, the second is the one to blame.
-    blamed = f"(?:{name}|target)" if name in ("prediction", "logits") else name
+    data = data_of(spec)
+    blamed = f"(?:{'|'.join(data)})" if name == data[0] else name
     assert re.fullmatch(FORM.format(spec.name, blamed), message, re.DOTALL)
     assert type(caught.value) is error, message
 
 
 def test_every_argument_is_tested():
     tested = {(bad.values[0].name, bad.values[1]) for bad in BAD}
-    trees = {"log_vars", "losses", "likelihood"}  # below
+    # Below, and in test_regression.py.
+    trees = {"log_vars", "losses", "likelihood", "params"}
     for spec in LOSSES.values():
         for name in inspect.signature(spec.loss).parameters:
             assert (spec.name, name) in tested or name in trees, (spec.name, name)
@@ -133,8 +174,12 @@ def test_a_misspelt_reduction_names_the_allowed_ones(spec):
     )
 
 
-DENSE = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_loss", "dice_loss",
-         "dice_bce_loss")  # fmt: skip
+DENSE = ["dice_loss", "dice_bce_loss"] + [
+    spec.name
+    for spec in LOSSES.values()
+    if len(spec.cases[0].args) == len(data_of(spec)) == 2
+    and {array.axes for array in spec.cases[0].arrays.values()} == {spec.cases[0].unit}
+]
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -143,7 +188,7 @@ DENSE = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_loss", "dice
 def test_prediction_and_target_never_broadcast(name, one, other):
     with pytest.raises(ValueError, match="have the shape of") as caught:
         getattr(pl, name)(torch.rand(one), torch.rand(other))
-    like = "logits" if "logits" in inspect.signature(getattr(pl, name)).parameters else "prediction"
+    like = next(iter(inspect.signature(getattr(pl, name)).parameters))
     assert str(caught.value) == (
         f"{name}: `target` must have the shape of `{like}`, {one}, got {other}"
     )

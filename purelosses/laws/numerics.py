@@ -101,11 +101,12 @@ def _(subject: Subject) -> Iterator[Check]:
     subject.holding(*HOSTILE)
     floor = subject.spec.accuracy_floor[0] if subject.spec.accuracy_floor else 1e-36
     options = {"reduction": "none"} if subject.case.unit is not None else {}
+    parameters = [subject.case.arrays[k] for k in subject.parameters]
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
 
         def pick(x: Tensor, array: Array, generator: torch.Generator = generator) -> Tensor:
-            if array.domain not in HOSTILE or (subject.spec.parameters and array.domain == "real"):
+            if array.domain not in HOSTILE or any(array is own for own in parameters):
                 return x
             grid = torch.tensor(HOSTILE[array.domain])
             return grid[torch.randint(len(grid), x.shape, generator=generator)]

@@ -1,5 +1,20 @@
 """Losses as pure functions over tensors and explicit parameter pytrees, for PyTorch."""
 
+from purelosses.aggregate import (
+    aggregated,
+    chi2_dro,
+    cvar,
+    group_dro,
+    group_dro_init,
+    group_dro_update,
+    kl_dro,
+    ohem_mean,
+    self_paced_weights,
+    superloss,
+    tilted_mean,
+    topk_mean,
+    trimmed_mean,
+)
 from purelosses.balance import uncertainty_weighted_init, uncertainty_weighted_loss
 from purelosses.checked import checked
 from purelosses.classification import (
@@ -52,6 +67,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "active_passive_loss",
+    "aggregated",
     "asymmetric_loss",
     "backward_correction_loss",
     "bi_tempered_loss",
@@ -59,6 +75,7 @@ __all__ = [
     "bootstrap_loss",
     "brier_loss",
     "checked",
+    "chi2_dro",
     "class_weights",
     "combined",
     "confidence_penalty_loss",
@@ -67,6 +84,7 @@ __all__ = [
     "cross_entropy_loss",
     "cumulative_link_init",
     "cumulative_link_loss",
+    "cvar",
     "dice_bce_from_statistics",
     "dice_bce_loss",
     "dice_from_statistics",
@@ -76,10 +94,14 @@ __all__ = [
     "elr_update",
     "forward_correction_loss",
     "generalized_cross_entropy_loss",
+    "group_dro",
+    "group_dro_init",
+    "group_dro_update",
     "hinge_loss",
     "huber_loss",
     "js_divergence_loss",
     "kl_divergence_loss",
+    "kl_dro",
     "knowledge_distillation_loss",
     "l1_loss",
     "ldam_margins",
@@ -87,14 +109,20 @@ __all__ = [
     "mse_loss",
     "multiclass_hinge_loss",
     "normalized_cross_entropy_loss",
+    "ohem_mean",
     "overlap_statistics",
     "per_sample",
     "per_sample_grad",
     "poly1_loss",
+    "self_paced_weights",
     "smooth_labels",
     "soft_margin_loss",
+    "superloss",
     "symmetric_cross_entropy_loss",
     "taylor_cross_entropy_loss",
+    "tilted_mean",
+    "topk_mean",
+    "trimmed_mean",
     "uncertainty_weighted_init",
     "uncertainty_weighted_loss",
 ]

@@ -201,7 +201,9 @@ def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -
     return axis % ndim
 
 
-def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def check_labels(
+    function: str, labels: Tensor, num_classes: int, argument: str = "target"
+) -> tuple[Tensor, Tensor]:
     """Labels that are safe to index with, and which of them are valid.
 
     Where one is not, the loss must be NaN; plain eager code on the CPU raises instead. Nothing is
@@ -216,6 +218,6 @@ def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tenso
             if found is None:
                 raise
             must = f"hold class labels from 0 to {num_classes - 1} (mask others with `where`)"
-            raise ValueError(complain(function, "target", must, found[1])) from None
+            raise ValueError(complain(function, argument, must, found[1])) from None
     valid = (labels >= 0) & (labels < num_classes)
     return torch.where(valid, labels, 0), valid

@@ -166,7 +166,7 @@ def js_divergence_loss(
     below, excess = log_partition(logits, class_dim)
     log_probs = below - excess
     probs = log_probs.exp()
-    # With r = log(p / y): log(m / y) and log(m / p) are functions of r, and stay where m underflows.
+    # log(m / y) and log(m / p) from r = log(p / y), which does not underflow with m.
     both = (probs > 0) & (target > 0)
     ratio = torch.where(both, log_probs, 0.0) - torch.where(both, target, 1.0).log()
     odds = _log(1 - beta) - _log(beta)

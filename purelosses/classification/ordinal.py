@@ -213,7 +213,7 @@ def cumulative_link_loss(
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Negative log-likelihood of ordered classes that cut one real line, at cutpoints to be learnt.
+    r"""Negative log-likelihood of ordered classes, which divide one line at learnt cutpoints.
 
     $$\ell = -\log\bigl(\sigma(c_t - f) - \sigma(c_{t-1} - f)\bigr), \qquad
     c_{k+1} = c_k + \mathrm{softplus}(g_k)$$

@@ -65,8 +65,8 @@ def smooth_labels(
         tensor([0.9500, 0.0500])
 
     Coming from:
-        `optax.smooth_labels`: same value, but its `where` leaves a share on the classes it excludes.
-        For labels of all classes, `cross_entropy_loss(..., label_smoothing=a)` needs no array.
+        `optax.smooth_labels`: same value, but its `where` leaves a share on the classes it
+        excludes. For labels, `cross_entropy_loss(..., label_smoothing=a)` needs no array.
 
     Source:
         Szegedy et al., arXiv:1512.00567, §7.

@@ -97,7 +97,7 @@ def backward_correction_loss(
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Cross-entropies of all labels, combined so that on average over the noise the true one is left.
+    r"""Cross-entropies of all labels, combined so that the noise averages out to the true one.
 
     $$\ell = -\sum_j y_j \sum_c (T^{-1})_{jc} \log p_c, \qquad
     p_c = \frac{e^{x_c}}{\sum_k e^{x_k}}$$

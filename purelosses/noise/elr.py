@@ -1,4 +1,4 @@
-r"""Early-learning regularisation: hold on to what the network believed before it memorised noise."""
+r"""Early-learning regularisation: hold on to what was believed before noise was memorised."""
 
 import torch
 from torch import Tensor

@@ -1,16 +1,18 @@
 r"""The bi-tempered logistic loss."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_number
-from purelosses._numerics import log_partition, weighted
+from purelosses._checks import check_labels, check_number
+from purelosses._numerics import log_partition, power
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
-from purelosses.classification.rows import pick, prepare
+from purelosses.classification.rows import prepare
 
-# Newton's method, from 0: enough for a hundred thousand classes at t2 = 4, where it is slowest.
-_ITERS = 20
+# Steps of Newton's method: 5 suffice for ten classes at t2 = 1.2, 13 for a thousand at t2 = 4.
+_STEPS = 14
 
 
 def bi_tempered_loss(
@@ -24,7 +26,7 @@ def bi_tempered_loss(
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Logistic loss that is bounded for outliers (t1) and has heavy tails for mislabelled ones (t2).
+    r"""Logistic loss, bounded for outliers (t1) and heavy-tailed for labels near the margin (t2).
 
     $$\ell = \sum_c y_c \bigl(\log_{t_1} y_c - \log_{t_1} p_c\bigr)
     - \frac{y_c^{2 - t_1} - p_c^{2 - t_1}}{2 - t_1}, \qquad p_c = \exp_{t_2}(x_c - \lambda)$$
@@ -32,8 +34,8 @@ def bi_tempered_loss(
     for every sample, with $x_c$ its logits, $y_c$ its target probabilities (1 at the label and 0
     elsewhere for integer targets), $\log_t a = (a^{1 - t} - 1) / (1 - t)$, its inverse
     $\exp_t a = \max(0, 1 + (1 - t)\,a)^{1 / (1 - t)}$, $t_1$ and $t_2$ the `t1` and `t2`, and
-    $\lambda$ such that the $p_c$ sum to 1. At $t_1 = t_2 = 1$ it is the Kullback-Leibler divergence,
-    which for labels is the cross-entropy.
+    $\lambda$ such that the $p_c$ sum to 1. At $t_1 = t_2 = 1$ it is the Kullback-Leibler
+    divergence, which for labels is the cross-entropy.
 
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`. Half precision is
@@ -81,24 +83,43 @@ def bi_tempered_loss(
         function, logits, target, class_dim, where, weights, reduction
     )
     probs, log_probs = _tempered_softmax(logits, t2, class_dim)
-    # With g(p) = -log_t1 p and Σ p = Σ y = 1, the loss is Σ y g(p) - a Σ p g(p) - (1 - a) Σ y g(y).
-    g, a = -_log_t(log_probs, t1), (1 - t1) / (2 - t1)
-    losses = pick(function, g, target, class_dim, labels)
-    losses = losses - a * weighted(probs, g).sum(class_dim)
-    if not labels:
+    # What a class costs that has no share of the target: p^(2 - t1), whose exponent float32 would
+    # round, over 2 - t1.
+    absent = probs * power(probs, 1 - t1) / (2 - t1)
+    if labels:
+        index, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
+        losses = _divergence_from_one(log_probs.gather(class_dim, index), t1)
+        losses = losses + absent.scatter(class_dim, index, 0.0).sum(class_dim, keepdim=True)
+        losses = torch.where(valid, losses, torch.nan).squeeze(class_dim)
+    else:
         some = target > 0
-        own = -_log_t(torch.where(some, target, 1.0).log(), t1)
-        losses = losses - (1 - a) * torch.where(some, target * own, 0.0).sum(class_dim)
+        log_target = torch.where(some, target, 1.0).log()
+        log_probs = torch.where(some, log_probs, 0.0)
+        present = target * (_log_t(log_target, t1) - _log_t(log_probs, t1))
+        present = present - power(target, 2 - t1) / (2 - t1)
+        losses = (absent + torch.where(some, present, 0.0)).sum(class_dim)
     return reduce(losses, reduction, where, weights)
+
+
+def _divergence_from_one(log_p: Tensor, t: float | Tensor) -> Tensor:
+    """-log_t p - (1 - p^(2 - t)) / (2 - t), which is about (1 - p)² / 2 where p is close to 1."""
+    near = log_p > -0.5
+    far = _log_t(torch.where(near, -1.0, log_p), t - 1) - _log_t(log_p, t)
+    x, r = torch.where(near, log_p, 0.0), 1 - t
+    series = torch.zeros_like(x)
+    for n in range(20, 1, -1):
+        series = x * series + ((r + 1) ** (n - 1.0) - r ** (n - 1.0)) / math.factorial(n)
+    return torch.where(near, x * x * series, far)
 
 
 def _tempered_softmax(logits: Tensor, t: float | Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """p = exp_t(x - λ) and its logarithm: λ = max x + δ, by Newton's method on log Σ p = 0.
 
-    That is convex and falls with δ, so from δ = 0 on no step goes too far. The steps that find δ
-    are cut off from the gradient; two more from there give it its first and second derivatives.
+    That is convex and falls with δ, so from below no step goes too far, and the δ of t = 1 is
+    below. The steps that find δ are cut off from the gradient; two more from there give it its
+    first and second derivatives.
     """
-    below, _ = log_partition(logits, dim)
+    below, excess = log_partition(logits, dim)
     top = logits.argmax(dim, keepdim=True)
 
     def improved(below: Tensor, delta: Tensor) -> Tensor:
@@ -109,8 +130,8 @@ def _tempered_softmax(logits: Tensor, t: float | Tensor, dim: int) -> tuple[Tens
         slope = (t * log_probs).exp().sum(dim, keepdim=True) / (1 + missing)
         return delta + missing.log1p() / slope
 
-    delta = torch.zeros_like(below.narrow(dim, 0, 1))
-    for _ in range(_ITERS - 2):
+    delta = excess.detach()
+    for _ in range(_STEPS - 2):
         delta = improved(below.detach(), delta).detach()
     for _ in range(2):
         delta = improved(below, delta)
@@ -118,7 +139,7 @@ def _tempered_softmax(logits: Tensor, t: float | Tensor, dim: int) -> tuple[Tens
 
 
 def _exp_t(x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-    """exp_t x and its logarithm log(1 + (1 - t) x) / (1 - t), for x up to 0; exp x and x at t = 1."""
+    """exp_t x and its logarithm log(1 + (1 - t) x) / (1 - t), for x up to 0."""
     if not isinstance(t, Tensor):
         if t == 1:
             return x.exp(), x
@@ -128,7 +149,7 @@ def _exp_t(x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         one = t == 1
         rest = torch.where(one, -1.0, 1 - t)
         log_p = torch.where(one, x, torch.log1p(rest * x) / rest)
-    # Far out the power is more accurate: the exponential loses the digits before the point of log p.
+    # Far out the power is more accurate: the larger log p, the fewer digits its exponential keeps.
     far = (t - 1) * x < -2
     power = torch.where(far, 1 + rest * x, 1.0) ** (1 / rest)
     return torch.where(far, power, log_p.exp()), log_p

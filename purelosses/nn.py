@@ -11,27 +11,52 @@ from torch import Tensor
 import purelosses
 from purelosses._adapter import (
     Adapter,
+    Balancing,
+    Buffers,
     CombinedLoss,
     Criterion,
+    StatefulAdapter,
     as_parameters,
     as_tree,
     structure_of,
 )
 from purelosses._types import Activation, PyTree, Reduction
-from purelosses.balance import Likelihood
+from purelosses.balance import (
+    Likelihood,
+    SoftAdaptForm,
+    State,
+    Sync,
+    UncertaintyForm,
+)
 from purelosses.segmentation import Classes
 
 __all__ = [
+    "Balancing",
     "BinaryCrossEntropyLoss",
+    "ChebyshevLoss",
+    "CoVWeights",
     "CombinedLoss",
     "Criterion",
     "CrossEntropyLoss",
+    "DWA",
     "DiceBCELoss",
     "DiceLoss",
+    "FAMO",
+    "GeometricMeanLoss",
+    "GradNorm",
     "HuberLoss",
+    "InverseGradNorm",
     "L1Loss",
+    "LogSumLoss",
     "MSELoss",
+    "NTKWeights",
+    "RandomWeights",
+    "ReLoBRaLo",
+    "SmoothChebyshevLoss",
+    "SoftAdapt",
+    "TemperedCrossEntropyLoss",
     "UncertaintyWeightedLoss",
+    "WeightedSumLoss",
 ]
 
 
@@ -323,6 +348,104 @@ class DiceBCELoss(Adapter):
         __call__ = forward
 
 
+class WeightedSumLoss(Adapter):
+    """Weighted sum of task losses: where to start, and hard to beat.
+
+    The module of [`weighted_sum_loss`][purelosses.weighted_sum_loss]:
+    options here, data in the call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(
+        self, losses: PyTree, *, weights: PyTree = 1.0, mask: PyTree = None
+    ) -> tuple[Tensor, dict[str, PyTree]]:
+        return purelosses.weighted_sum_loss(losses, weights=weights, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class LogSumLoss(Adapter):
+    """Sum of the logarithms of task losses: no scale of any task matters.
+
+    The module of [`log_sum_loss`][purelosses.log_sum_loss]:
+    options here, data in the call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, losses: PyTree, *, mask: PyTree = None) -> tuple[Tensor, dict[str, PyTree]]:
+        return purelosses.log_sum_loss(losses, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GeometricMeanLoss(Adapter):
+    """Geometric mean of task losses: no scale of any task matters, and the total is a loss still.
+
+    The module of [`geometric_mean_loss`][purelosses.geometric_mean_loss]:
+    options here, data in the call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, losses: PyTree, *, mask: PyTree = None) -> tuple[Tensor, dict[str, PyTree]]:
+        return purelosses.geometric_mean_loss(losses, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class ChebyshevLoss(Adapter):
+    """The worst task loss, weighted: reaches every trade-off, which no weighted sum does.
+
+    The module of [`chebyshev_loss`][purelosses.chebyshev_loss]:
+    options here, data in the call.
+    """
+
+    ideal: PyTree
+
+    def __init__(self, *, ideal: PyTree = 0.0) -> None:
+        super().__init__(ideal=ideal)
+
+    def forward(
+        self, losses: PyTree, *, weights: PyTree = 1.0, mask: PyTree = None
+    ) -> tuple[Tensor, dict[str, PyTree]]:
+        return purelosses.chebyshev_loss(losses, weights=weights, ideal=self.ideal, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SmoothChebyshevLoss(Adapter):
+    """A smooth worst task loss: all tasks have a gradient, the worst ones most.
+
+    The module of [`smooth_chebyshev_loss`][purelosses.smooth_chebyshev_loss]:
+    options here, data in the call.
+    """
+
+    mu: float | Tensor
+    ideal: PyTree
+
+    def __init__(self, *, mu: float | Tensor = 1.0, ideal: PyTree = 0.0) -> None:
+        super().__init__(mu=mu, ideal=ideal)
+
+    def forward(
+        self, losses: PyTree, *, weights: PyTree = 1.0, mask: PyTree = None
+    ) -> tuple[Tensor, dict[str, PyTree]]:
+        return purelosses.smooth_chebyshev_loss(
+            losses, mu=self.mu, weights=weights, ideal=self.ideal, mask=mask
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
 class UncertaintyWeightedLoss(Adapter):
     """Sum of task losses, each weighted by how uncertain its task is, which is learnt.
 
@@ -331,21 +454,399 @@ class UncertaintyWeightedLoss(Adapter):
     """
 
     likelihood: Likelihood | PyTree
+    form: UncertaintyForm
+    dims: float | PyTree
+    bounds: tuple[float, float] | None
 
     def __init__(
-        self, tasks: int | Sequence[str] | PyTree, *, likelihood: Likelihood | PyTree = "gaussian"
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        likelihood: Likelihood | PyTree = "gaussian",
+        form: UncertaintyForm = "kendall",
+        dims: float | PyTree = 1,
+        bounds: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(tasks=structure_of(tasks), likelihood=likelihood)
+        super().__init__(
+            tasks=structure_of(tasks), likelihood=likelihood, form=form, dims=dims, bounds=bounds
+        )
         self.log_vars = as_parameters(purelosses.uncertainty_weighted_init(tasks))
 
-    def forward(self, losses: PyTree) -> tuple[Tensor, dict[str, PyTree]]:
+    def forward(self, losses: PyTree, *, mask: PyTree = None) -> tuple[Tensor, dict[str, PyTree]]:
         return purelosses.uncertainty_weighted_loss(
-            as_tree(self.log_vars), losses, likelihood=self.likelihood
+            as_tree(self.log_vars),
+            losses,
+            likelihood=self.likelihood,
+            form=self.form,
+            dims=self.dims,
+            bounds=self.bounds,
+            mask=mask,
         )
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameters as an optimizer group without weight decay."""
         return [{"params": list(self.parameters()), "weight_decay": 0.0}]
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class TemperedCrossEntropyLoss(Adapter):
+    """Cross-entropy of logits over a temperature: what uncertain classification really pays.
+
+    The module of [`tempered_cross_entropy_loss`][purelosses.tempered_cross_entropy_loss]:
+    options here, data in the call.
+    """
+
+    class_dim: int
+    reduction: Reduction
+
+    def __init__(self, *, class_dim: int = 1, reduction: Reduction = "mean") -> None:
+        super().__init__(class_dim=class_dim, reduction=reduction)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        log_temperature: float | Tensor,
+        *,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return purelosses.tempered_cross_entropy_loss(
+            logits,
+            target,
+            log_temperature,
+            class_dim=self.class_dim,
+            where=where,
+            weights=weights,
+            reduction=self.reduction,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class CoVWeights(StatefulAdapter):
+    """CoV weighting: tasks whose loss still varies get more; the weights sum to 1.
+
+    The module of [`cov_weights_update`][purelosses.cov_weights_update]:
+    options here, data in the call.
+    """
+
+    sync: Sync | None
+
+    def __init__(self, tasks: int | Sequence[str] | PyTree, *, sync: Sync | None = None) -> None:
+        super().__init__(tasks=structure_of(tasks), sync=sync)
+        self.state = Buffers(purelosses.cov_weights_init(tasks))
+
+    def forward(self, losses: PyTree, *, mask: PyTree = None) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.cov_weights_update(self.state.tree(), losses, mask=mask, sync=self.sync)
+
+    def update(self, losses: PyTree, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class DWA(StatefulAdapter):
+    """Dynamic weight average: tasks whose loss fell least in the last epoch get more.
+
+    The module of [`dwa_update`][purelosses.dwa_update]:
+    options here, data in the call.
+    """
+
+    temperature: float | Tensor
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        temperature: float | Tensor = 2.0,
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(tasks=structure_of(tasks), temperature=temperature, sync=sync)
+        self.state = Buffers(purelosses.dwa_init(tasks))
+
+    def forward(self, losses: PyTree, *, mask: PyTree = None) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.dwa_update(
+            self.state.tree(), losses, temperature=self.temperature, mask=mask, sync=self.sync
+        )
+
+    def update(self, losses: PyTree, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class FAMO(StatefulAdapter):
+    """FAMO: weights under which all tasks improve at the same rate, from loss values alone.
+
+    The module of [`famo_update`][purelosses.famo_update]:
+    options here, data in the call.
+    """
+
+    lr: float | Tensor
+    weight_decay: float | Tensor
+    minimum: PyTree
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        lr: float | Tensor = 0.025,
+        weight_decay: float | Tensor = 0.001,
+        minimum: PyTree = 0.0,
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(
+            tasks=structure_of(tasks), lr=lr, weight_decay=weight_decay, minimum=minimum, sync=sync
+        )
+        self.state = Buffers(purelosses.famo_init(tasks))
+
+    def forward(
+        self, losses: PyTree, *, after: PyTree = None, mask: PyTree = None
+    ) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.famo_update(
+            self.state.tree(),
+            losses,
+            after=after,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            minimum=self.minimum,
+            mask=mask,
+            sync=self.sync,
+        )
+
+    def update(self, losses: PyTree, *, after: PyTree = None, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, after=after, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GradNorm(StatefulAdapter):
+    """GradNorm: weights that even out the gradient norms, more for tasks that train slowly.
+
+    The module of [`gradnorm_update`][purelosses.gradnorm_update]:
+    options here, data in the call.
+    """
+
+    alpha: float | Tensor
+    lr: float | Tensor
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        alpha: float | Tensor = 1.5,
+        lr: float | Tensor = 0.025,
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(tasks=structure_of(tasks), alpha=alpha, lr=lr, sync=sync)
+        self.state = Buffers(purelosses.gradnorm_init(tasks))
+
+    def forward(
+        self, losses: PyTree, norms: PyTree, *, mask: PyTree = None
+    ) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.gradnorm_update(
+            self.state.tree(),
+            losses,
+            norms,
+            alpha=self.alpha,
+            lr=self.lr,
+            mask=mask,
+            sync=self.sync,
+        )
+
+    def update(self, losses: PyTree, norms: PyTree, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, norms, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class InverseGradNorm(StatefulAdapter):
+    """Weights inverse to the gradient norms, so that all tasks pull alike; a running mean.
+
+    The module of [`inverse_grad_norm_update`][purelosses.inverse_grad_norm_update]:
+    options here, data in the call.
+    """
+
+    decay: float | Tensor
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        decay: float | Tensor = 0.9,
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(tasks=structure_of(tasks), decay=decay, sync=sync)
+        self.state = Buffers(purelosses.inverse_grad_norm_init(tasks))
+
+    def forward(self, norms: PyTree, *, mask: PyTree = None) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.inverse_grad_norm_update(
+            self.state.tree(), norms, decay=self.decay, mask=mask, sync=self.sync
+        )
+
+    def update(self, norms: PyTree, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(norms, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class NTKWeights(StatefulAdapter):
+    """Weights inverse to the trace of a task's tangent kernel: all residuals shrink alike.
+
+    The module of [`ntk_weights_update`][purelosses.ntk_weights_update]:
+    options here, data in the call.
+    """
+
+    decay: float | Tensor
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        decay: float | Tensor = 0.9,
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(tasks=structure_of(tasks), decay=decay, sync=sync)
+        self.state = Buffers(purelosses.ntk_weights_init(tasks))
+
+    def forward(self, traces: PyTree, *, mask: PyTree = None) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.ntk_weights_update(
+            self.state.tree(), traces, decay=self.decay, mask=mask, sync=self.sync
+        )
+
+    def update(self, traces: PyTree, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(traces, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class RandomWeights(StatefulAdapter):
+    """Random loss weighting: new weights at every step, which sum to 1.
+
+    The module of [`random_weights_update`][purelosses.random_weights_update]:
+    options here, data in the call.
+    """
+
+    def __init__(self, tasks: int | Sequence[str] | PyTree) -> None:
+        super().__init__(tasks=structure_of(tasks))
+        self.state = Buffers(purelosses.random_weights_init(tasks))
+
+    def forward(
+        self, losses: PyTree, noise: Tensor, *, mask: PyTree = None
+    ) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.random_weights_update(self.state.tree(), losses, noise, mask=mask)
+
+    def update(self, losses: PyTree, noise: Tensor, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, noise, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class ReLoBRaLo(StatefulAdapter):
+    """ReLoBRaLo: tasks that fell least since the last step, or now and then since the first.
+
+    The module of [`relobralo_update`][purelosses.relobralo_update]:
+    options here, data in the call.
+    """
+
+    alpha: float | Tensor
+    temperature: float | Tensor
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        alpha: float | Tensor = 0.999,
+        temperature: float | Tensor = 1.0,
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(tasks=structure_of(tasks), alpha=alpha, temperature=temperature, sync=sync)
+        self.state = Buffers(purelosses.relobralo_init(tasks))
+
+    def forward(
+        self, losses: PyTree, keep: Tensor | float, *, mask: PyTree = None
+    ) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.relobralo_update(
+            self.state.tree(),
+            losses,
+            keep,
+            alpha=self.alpha,
+            temperature=self.temperature,
+            mask=mask,
+            sync=self.sync,
+        )
+
+    def update(self, losses: PyTree, keep: Tensor | float, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, keep, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class SoftAdapt(StatefulAdapter):
+    """SoftAdapt: tasks whose loss rises, or falls least, get more; the weights sum to 1.
+
+    The module of [`softadapt_update`][purelosses.softadapt_update]:
+    options here, data in the call.
+    """
+
+    beta: float | Tensor
+    form: SoftAdaptForm
+    sync: Sync | None
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str] | PyTree,
+        *,
+        beta: float | Tensor = 0.1,
+        form: SoftAdaptForm = "original",
+        sync: Sync | None = None,
+    ) -> None:
+        super().__init__(tasks=structure_of(tasks), beta=beta, form=form, sync=sync)
+        self.state = Buffers(purelosses.softadapt_init(tasks))
+
+    def forward(self, losses: PyTree, *, mask: PyTree = None) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.softadapt_update(
+            self.state.tree(), losses, beta=self.beta, form=self.form, mask=mask, sync=self.sync
+        )
+
+    def update(self, losses: PyTree, *, mask: PyTree = None) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(losses, mask=mask))
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -28,6 +28,7 @@ from purelosses.laws.core import (
     with_options,
 )
 from purelosses.registry import Problem
+from purelosses.registry.core import PER_CALL
 
 
 def misfits(subject: Subject) -> Iterator[tuple[str, Problem, tuple[int, ...], tuple[int, ...]]]:
@@ -219,7 +220,9 @@ def _(subject: Subject) -> Iterator[Check]:
     subject.build()
     assert subject.module is not None
     as_tensors = {
-        k: torch.tensor(v) if isinstance(v, float) else v for k, v in subject.case.options.items()
+        k: torch.tensor(v) if isinstance(v, float) else v
+        for k, v in subject.case.options.items()
+        if k not in PER_CALL
     }
     module = subject.module(*init, **as_tensors)
     moved = copy.deepcopy(module).to("meta")

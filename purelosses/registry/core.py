@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import optree
 import torch
 from torch import Tensor
 
@@ -175,9 +176,24 @@ class Case:
             drawn.pop("where", None)
         if not weights:
             drawn.pop("weights", None)
-        cast = {k: x.to(dtype) if x.is_floating_point() else x for k, x in self.options.items()
-                if isinstance(x, Tensor)}  # fmt: skip
-        return Problem(self, drawn, {**self.options, **cast})
+        options: Any = optree.tree_map(
+            lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x,
+            dict(self.options),
+        )
+        return Problem(self, drawn, options)
+
+
+# Keywords that are data, new at each call; the other keywords are options.
+PER_CALL = ("where", "weights", "mask", "after")
+
+_ACRONYMS = {"mse": "MSE", "bce": "BCE", "l1": "L1", "cov": "CoV", "dwa": "DWA", "famo": "FAMO",
+             "gradnorm": "GradNorm", "ntk": "NTK", "relobralo": "ReLoBRaLo",
+             "softadapt": "SoftAdapt"}  # fmt: skip
+
+
+def module_name(function: str) -> str:
+    """CamelCase, with acronyms as torch writes them, and as the authors do."""
+    return "".join(_ACRONYMS.get(word, word.capitalize()) for word in function.split("_"))
 
 
 @dataclass(frozen=True)
@@ -232,9 +248,8 @@ class LossSpec:
 
     @property
     def module(self) -> str:
-        """The name of its module: CamelCase, with acronyms as torch writes them."""
-        acronyms = {"mse": "MSE", "bce": "BCE", "l1": "L1"}
-        return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
+        """The name of its module."""
+        return module_name(self.name)
 
 
 def target_domain(arguments: Mapping[str, Any]) -> Domain:

@@ -31,6 +31,8 @@ from purelosses.balance import (
 from purelosses.segmentation import Classes
 
 __all__ = [
+    "DWA",
+    "FAMO",
     "Balancing",
     "BinaryCrossEntropyLoss",
     "ChebyshevLoss",
@@ -38,10 +40,8 @@ __all__ = [
     "CombinedLoss",
     "Criterion",
     "CrossEntropyLoss",
-    "DWA",
     "DiceBCELoss",
     "DiceLoss",
-    "FAMO",
     "GeometricMeanLoss",
     "GradNorm",
     "HuberLoss",

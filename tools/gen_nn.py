@@ -183,7 +183,7 @@ def generate() -> str:
         [*by_hand, *(spec.module for spec in LOSSES.values()), *map(module_name, pairs())]
     )
     text = HEADER.format(imports=imports(body), names=names) + "\n\n" + body
-    for command in (["check", "--fix", "--select", "I,F401"], ["format"]):
+    for command in (["check", "--fix", "--select", "I,F401,RUF022"], ["format"]):
         text = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", TARGET, "-"],
             input=text,

@@ -47,7 +47,7 @@ class Tasks:
     def values(self) -> Tensor:
         return promote(self.raw)
 
-    def counted(self, x: Tensor, otherwise: float = 0.0) -> Tensor:
+    def counted(self, x: Tensor, otherwise: float | Tensor = 0.0) -> Tensor:
         """`x` for the tasks that have labels in this call."""
         return x if self.present is None else torch.where(self.present, x, otherwise)
 
@@ -190,12 +190,21 @@ def masked_sums(
             must = f"be on the device of the losses, {leaf.device}"
             raise ValueError(complain(function, name, must, where.device))
 
-    # Tasks of one shape and precision are summed together.
-    groups: dict[Any, list[int]] = {}
+    # Tasks of one shape and precision are summed together. (No dict: symbolic shapes have no hash.)
+    groups: list[list[int]] = []
     for index, leaf in enumerate(leaves):
-        groups.setdefault((leaf.shape, leaf.dtype), []).append(index)
+        alike = (
+            group
+            for group in groups
+            if leaves[group[0]].shape == leaf.shape and leaves[group[0]].dtype == leaf.dtype
+        )
+        found = next(alike, None)
+        if found is None:
+            groups.append([index])
+        else:
+            found.append(index)
     sums, counts = list(leaves), list(leaves)
-    for group in groups.values():
+    for group in groups:
         where = torch.stack([masks[index] for index in group])
         x = promote(torch.stack([leaves[index] for index in group]))
         x = torch.where(where, x, 0.0).reshape(len(group), -1).sum(1)

@@ -6,7 +6,7 @@ prints as what it is, and they nest.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import optree
 import torch
@@ -163,8 +163,9 @@ class every:
         tasks = gather("every.update", weights)
         old = tasks.vector("state['weights']", state["weights"])
         kept = torch.where(due, tasks.values, old)
-        inner = optree.tree_map(lambda new, old: torch.where(due, new, old), inner, state["inner"])
-        new = remember({**state, "inner": inner, "count": state["count"] + 1}, weights=kept)
+        moved, still = (cast(PyTree, part) for part in (inner, state["inner"]))
+        inside = optree.tree_map(lambda new, old: torch.where(due, new, old), moved, still)
+        new = remember({**state, "inner": inside, "count": state["count"] + 1}, weights=kept)
         return tasks.tree(kept), new
 
 

@@ -211,14 +211,14 @@ def geometric_mean_loss(losses: PyTree, *, mask: PyTree = None) -> tuple[Tensor,
     number = tasks.number()
     # L = m 2^e: the logarithm of the mantissas is small, so its exponential keeps all digits, and
     # the exponents are added as whole numbers.
-    exponents = torch.log2(values.detach()).floor()
+    exponents = torch.log2(values.detach()).floor().clamp(-126, 126)
     whole = (exponents.sum() / number).round()
     mantissas = torch.log(values * torch.exp2(-exponents)).sum()
     rest = (exponents.sum() - whole * number) * math.log(2)
     mean = torch.exp((mantissas + rest) / number) * torch.exp2(whole)
     solved = zero.any() if tasks.present is None else zero.any() | tasks.present.any().logical_not()
     total = torch.where(solved, 0.0, mean)
-    return total, tasks.aux(tasks.counted(total / (number * values)))
+    return total, tasks.aux(tasks.counted(total / values / number))
 
 
 def chebyshev_loss(

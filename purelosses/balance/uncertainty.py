@@ -358,8 +358,10 @@ def tempered_cross_entropy_loss(
 
     if not isinstance(log_temperature, Tensor):
         log_temperature = logits.new_full((), log_temperature)
+    # Only gaps between logits are multiplied: what overflows is then a loss that does.
     removed = torch.isneginf(logits)
-    tempered = torch.where(removed, 0.0, logits) * torch.exp(-log_temperature)
+    gaps = torch.where(removed, 0.0, logits - logits.detach().amax(class_dim, keepdim=True))
+    tempered = gaps * torch.exp(-log_temperature).clamp_max(torch.finfo(logits.dtype).max)
     below, excess = log_partition(torch.where(removed, -torch.inf, tempered), class_dim)
     if labels:
         target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])

@@ -300,9 +300,8 @@ def scalar(loss: Callable[..., Any]) -> Callable[..., Tensor]:
 
 def with_options(problem: Problem, convert: Callable[[Tensor], Tensor]) -> Problem:
     """A problem with its tensors, those among the options too, converted."""
-    options: PyTree = optree.tree_map(
-        lambda x: convert(x) if isinstance(x, Tensor) else x, dict(problem.options)
-    )
+    given: PyTree = dict(problem.options)
+    options: Any = optree.tree_map(lambda x: convert(x) if isinstance(x, Tensor) else x, given)
     moved = problem.map(lambda x, _: convert(x))
     return Problem(moved.case, moved.tensors, options)
 

@@ -27,7 +27,7 @@ from purelosses.laws.core import (
     true,
     with_options,
 )
-from purelosses.registry import Problem
+from purelosses.registry import Array, Problem
 from purelosses.registry.core import PER_CALL
 
 
@@ -60,6 +60,22 @@ def _(subject: Subject) -> Iterator[Check]:
                 partial(subject.spec.loss, wrong, *data[1:], **options),
                 f"{subject.spec.name}: `{subject.spec.parameters}",
             )
+        return
+    trees = [name for name, tree in subject.case.args.items() if not isinstance(tree, Array)]
+    for name in trees:
+        problem = subject.case.problem(0)
+        data, options = problem.arguments
+        tensor = next(x for k, x in problem.tensors.items() if k.split(".")[0] == name)
+        for wrong in ({}, [], tensor.unsqueeze(-1), {"another": tensor.unsqueeze(-1)}):
+            args = [wrong if k == name else x for k, x in zip(subject.case.args, data, strict=True)]
+            yield raises(
+                f"{name} {wrong!r}",
+                (ValueError,),
+                partial(subject.spec.loss, *args, **options),
+                f"{subject.spec.name}: `",
+                " must ",
+            )
+    if trees:
         return
     for name, problem, got, fits in misfits(subject):
         yield raises(

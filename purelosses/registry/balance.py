@@ -44,16 +44,11 @@ def _cases(**options: Any) -> tuple[Case, ...]:
 
 
 def _positive(arguments: Mapping[str, Any]) -> Mapping[str, Domain]:
-    # Under a mask anything may lie.
-    return {} if arguments.get("mask") is not None else {"losses": "positive"}
+    return {"losses": "positive"}
 
 
 def _real(arguments: Mapping[str, Any]) -> Mapping[str, Domain]:
-    return {} if arguments.get("mask") is not None else {"losses": "real"}
-
-
-def _uncertainty(arguments: Mapping[str, Any]) -> Mapping[str, Domain]:
-    return {"log_vars": "real", **_real(arguments)}
+    return {"losses": "real"}
 
 
 def _twice_gaussian(log_vars: Any, losses: Any, *, likelihood: str, **options: Any) -> Tensor:
@@ -171,7 +166,7 @@ SPECS = (
                 sizes={"T": 5},
             ),
         ),
-        _uncertainty,
+        lambda arguments: {"log_vars": "real", "losses": "real"},
         parameters="log_vars",
         init={
             "tree": {"mask": 0, "depth": {"near": 0}},

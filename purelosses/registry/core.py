@@ -8,6 +8,8 @@ import optree
 import torch
 from torch import Tensor
 
+from purelosses._types import PyTree
+
 Domain: TypeAlias = Literal[
     "real",  # finite
     "positive",  # finite, at least 0
@@ -176,9 +178,9 @@ class Case:
             drawn.pop("where", None)
         if not weights:
             drawn.pop("weights", None)
+        given: PyTree = dict(self.options)
         options: Any = optree.tree_map(
-            lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x,
-            dict(self.options),
+            lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, given
         )
         return Problem(self, drawn, options)
 

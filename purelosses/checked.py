@@ -71,9 +71,9 @@ class checked:
     """The same loss, with its values checked: for finding bad data, at the price of synchronising.
 
     Predictions and targets must be finite and in their domain (probabilities in [0, 1], labels
-    among the classes), weights at least 0. What `where` or `mask` exclude is not looked at. A loss that this
-    library does not know is checked for finite tensors. The checks fire in eager code and under
-    `grad`, `vmap`, `jvp` and `torch.compile`.
+    among the classes), weights at least 0. What `where` or `mask` exclude is not looked at. A loss
+    that this library does not know is checked for finite tensors. The checks fire in eager code and
+    under `grad`, `vmap`, `jvp` and `torch.compile`.
 
     Args:
         loss: A loss, or a `functools.partial` of one.

@@ -795,7 +795,7 @@ class ReLoBRaLo(StatefulAdapter):
         self.state = Buffers(purelosses.relobralo_init(tasks))
 
     def forward(
-        self, losses: PyTree, keep: Tensor | float, *, mask: PyTree = None
+        self, losses: PyTree, keep: Tensor | float | bool, *, mask: PyTree = None
     ) -> tuple[PyTree, State]:
         """`(weights, state)`, as the function returns them."""
         return purelosses.relobralo_update(
@@ -808,7 +808,7 @@ class ReLoBRaLo(StatefulAdapter):
             sync=self.sync,
         )
 
-    def update(self, losses: PyTree, keep: Tensor | float, *, mask: PyTree = None) -> PyTree:
+    def update(self, losses: PyTree, keep: Tensor | float | bool, *, mask: PyTree = None) -> PyTree:
         """The weights; the new state is kept."""
         return self._move(self(losses, keep, mask=mask))
 

@@ -72,7 +72,11 @@ class Tasks:
         """One tensor per task, from a tree with exactly the structure of the losses."""
         count = self.raw.shape[0]
         if isinstance(tree, Tensor) and tree.ndim:
-            return self._row(argument, tree)
+            row = self._row(argument, tree)
+            if row.is_floating_point() < floating:
+                must = "be a floating tensor"
+                raise TypeError(complain(self.function, argument, must, row.dtype))
+            return row
         leaves = self.spread(argument, tree)
         if len(optree.tree_leaves(tree)) < count:
             must = f"have the structure of `losses`, {outline(self.losses)}"
@@ -88,6 +92,9 @@ class Tasks:
             single = isinstance(tree, int | float | str | Tensor)
             name = argument if single else leaf_name(argument, self.losses, index)
             values.append(check_number(self.function, name, value))
+            if isinstance(value, Tensor) and value.device != self.raw.device:
+                must = f"be on the device of the losses, {self.raw.device}"
+                raise ValueError(complain(self.function, name, must, value.device))
         return self.column(values)
 
     def column(self, values: Sequence[float | Tensor]) -> Tensor | float:
@@ -108,6 +115,11 @@ class Tasks:
             must = f"have one entry per loss: shape ({len(self.raw)},) for a list, else a tree"
             got = f"shape {tuple(tree.shape)} for {outline(self.losses)}"
             raise ValueError(complain(self.function, argument, must, got))
+        if tree.is_complex():
+            raise TypeError(complain(self.function, argument, "be a real tensor", tree.dtype))
+        if tree.device != self.raw.device:
+            must = f"be on the device of the losses, {self.raw.device}"
+            raise ValueError(complain(self.function, argument, must, tree.device))
         return tree
 
 
@@ -143,7 +155,7 @@ def observe(
         here = (counts > 0).to(counts.dtype)
         rows = [sums, counts]
         for vector in vectors:
-            rows += [here * vector, here]
+            rows += [torch.where(counts > 0, vector, 0.0), here]
         means = exchange(function, sync, rows)
         found = [replace(tasks, raw=mean, present=count > 0) for mean, count in means]
     return tuple(replace(each, raw=each.raw.detach()) for each in found)

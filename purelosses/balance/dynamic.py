@@ -397,7 +397,7 @@ def relobralo_init(tasks: int | Sequence[str] | PyTree) -> State:
 def relobralo_update(
     state: State,
     losses: PyTree,
-    keep: Tensor | float,
+    keep: Tensor | float | bool,
     *,
     alpha: float | Tensor = 0.999,
     temperature: float | Tensor = 1.0,
@@ -444,10 +444,11 @@ def relobralo_update(
     (tasks,) = observe(function, losses, mask, sync)
     alpha = check_number(function, "alpha", alpha, minimum=0, maximum=1)
     temperature = check_number(function, "temperature", temperature, above=0)
-    if not (isinstance(keep, Tensor) and keep.dtype == torch.bool and not keep.ndim):
-        keep = check_number(function, "keep", keep, minimum=0, maximum=1)
-    elif isinstance(keep, Tensor):
+    if isinstance(keep, bool):
+        keep = float(keep)
+    elif isinstance(keep, Tensor) and keep.dtype == torch.bool:
         keep = keep.to(tasks.values.dtype)
+    keep = check_number(function, "keep", keep, minimum=0, maximum=1)
     weights, initial, previous, count = recall(
         tasks, state, "weights", "initial", "previous", "count"
     )

@@ -100,9 +100,12 @@ def gradnorm_update(
     rate = safe_divide(progress, progress.sum() / tasks.number())
     target = tasks.counted(old * g).sum() / tasks.number() * rate**alpha
     gradient = torch.sign(old * g - target) * g
-    weights = (old - lr * safe_divide(gradient, g.sum() / tasks.number())).clamp_min(0)
-    scale = weights.shape[0] / weights.sum()
-    weights = torch.where(weights.sum() > 0, weights * scale, 1.0)
+    moved = (old - lr * safe_divide(gradient, g.sum() / tasks.number())).clamp_min(0)
+    moved = tasks.counted(moved)
+    # What tasks without labels leave of the number of tasks.
+    rest = old.shape[0] - (old - tasks.counted(old)).sum()
+    even = rest / tasks.number()
+    weights = tasks.counted(torch.where(moved.sum() > 0, moved * rest / moved.sum(), even), old)
     new = remember(
         state,
         weights=weights,

@@ -15,6 +15,8 @@ from purelosses._types import PyTree
 # Adds or averages a tensor over ranks; every statistic goes through it as a sum beside its count.
 Sync: TypeAlias = Callable[[Tensor], Tensor]
 
+CONTAINERS = (dict, list, tuple)  # a constant: the compiler does not know `dict | list`
+
 
 def new_tasks(function: str, tasks: int | Sequence[str] | PyTree, value: Tensor) -> PyTree:
     """A number for every task: a row for a number of tasks, else a tree with a leaf for each."""
@@ -70,15 +72,14 @@ class Tasks:
 
     def vector(self, argument: str, tree: PyTree, *, floating: bool = True) -> Tensor:
         """One tensor per task, from a tree with exactly the structure of the losses."""
-        count = self.raw.shape[0]
         if isinstance(tree, Tensor) and tree.ndim:
             row = self._row(argument, tree)
             if row.is_floating_point() < floating:
                 must = "be a floating tensor"
                 raise TypeError(complain(self.function, argument, must, row.dtype))
             return row
-        leaves = self.spread(argument, tree)
-        if len(optree.tree_leaves(tree)) < count:
+        leaves, structure = optree.tree_flatten(tree)
+        if structure != self.structure:
             must = f"have the structure of `losses`, {outline(self.losses)}"
             raise ValueError(complain(self.function, argument, must, outline(tree)))
         return stack(self.function, argument, tree, leaves, self.raw, floating=floating)
@@ -87,15 +88,26 @@ class Tasks:
         """One number per task, from numbers or tensors: a tree, its first levels, or a row."""
         if isinstance(tree, Tensor) and tree.ndim:
             return promote(self._row(argument, tree))
-        values = []
-        for index, value in enumerate(self.spread(argument, tree)):
-            single = isinstance(tree, int | float | str | Tensor)
-            name = argument if single else leaf_name(argument, self.losses, index)
-            values.append(check_number(self.function, name, value))
-            if isinstance(value, Tensor) and value.device != self.raw.device:
-                must = f"be on the device of the losses, {self.raw.device}"
-                raise ValueError(complain(self.function, name, must, value.device))
-        return self.column(values)
+        if not isinstance(tree, CONTAINERS):
+            return self._number(argument, tree)
+        names = optree.tree_accessors(self.losses)
+        return self.column(
+            [
+                self._number(argument, value, names[index])
+                for index, value in enumerate(self.spread(argument, tree))
+            ]
+        )
+
+    def _number(self, argument: str, value: Any, task: Any = None) -> float | Tensor:
+        def name() -> str:
+            return argument if task is None else task.codify(argument)
+
+        if isinstance(value, Tensor) and value.device != self.raw.device:
+            must = f"be on the device of the losses, {self.raw.device}"
+            raise ValueError(complain(self.function, name(), must, value.device))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        return check_number(self.function, name(), value)
 
     def column(self, values: Sequence[float | Tensor]) -> Tensor | float:
         """Numbers as a tensor on the device of the losses, without a copy from the host."""
@@ -108,6 +120,8 @@ class Tasks:
 
     def spread(self, argument: str, tree: PyTree) -> list[Any]:
         """One entry per loss, from a tree with the structure of the losses or its first levels."""
+        if not isinstance(tree, CONTAINERS):
+            return [tree] * self.raw.shape[0]
         return spread(self.function, argument, tree, self.losses)
 
     def _row(self, argument: str, tree: Tensor) -> Tensor:
@@ -187,34 +201,24 @@ def masked_sums(
         check_device(function, argument, losses, index, leaf, leaves[0])
     if not leaves:
         raise ValueError(complain(function, argument, "hold at least one loss", repr(losses)))
-    masks = spread(function, "mask", mask, losses)
+    masks, structure = optree.tree_flatten(mask, none_is_leaf=True)
+    if structure != optree.tree_structure(losses, none_is_leaf=True):
+        masks = spread(function, "mask", mask, losses)
     for index, (leaf, where) in enumerate(zip(leaves, masks, strict=True)):
-        name = "mask" if isinstance(mask, Tensor) else leaf_name("mask", losses, index)
         if where is None:
             masks[index] = torch.ones_like(leaf, dtype=torch.bool)
-        elif not isinstance(where, Tensor) or where.dtype != torch.bool:
-            got = where.dtype if isinstance(where, Tensor) else repr(where)
-            raise TypeError(complain(function, name, "be a bool tensor (or None)", got))
-        elif where.shape != leaf.shape:
-            must = f"have the shape of its losses, {tuple(leaf.shape)}"
-            raise ValueError(complain(function, name, must, tuple(where.shape)))
-        elif where.device != leaf.device:
-            must = f"be on the device of the losses, {leaf.device}"
-            raise ValueError(complain(function, name, must, where.device))
+        else:
+            check_mask(function, mask, losses, index, where, leaf)
 
     # Tasks of one shape and precision are summed together. (No dict: symbolic shapes have no hash.)
     groups: list[list[int]] = []
     for index, leaf in enumerate(leaves):
-        alike = (
-            group
-            for group in groups
-            if leaves[group[0]].shape == leaf.shape and leaves[group[0]].dtype == leaf.dtype
-        )
-        found = next(alike, None)
-        if found is None:
-            groups.append([index])
+        for group in groups:
+            if leaves[group[0]].shape == leaf.shape and leaves[group[0]].dtype == leaf.dtype:
+                group.append(index)
+                break
         else:
-            found.append(index)
+            groups.append([index])
     sums, counts = list(leaves), list(leaves)
     for group in groups:
         where = torch.stack([masks[index] for index in group])
@@ -228,6 +232,23 @@ def masked_sums(
     return torch.stack(sums), torch.stack(counts)
 
 
+def check_mask(
+    function: str, mask: PyTree, losses: PyTree, index: int, where: object, leaf: Tensor
+) -> None:
+    def name() -> str:
+        return "mask" if isinstance(mask, Tensor) else leaf_name("mask", losses, index)
+
+    if not isinstance(where, Tensor) or where.dtype != torch.bool:
+        got = where.dtype if isinstance(where, Tensor) else repr(where)
+        raise TypeError(complain(function, name(), "be a bool tensor (or None)", got))
+    if where.shape != leaf.shape:
+        must = f"have the shape of its losses, {tuple(leaf.shape)}"
+        raise ValueError(complain(function, name(), must, tuple(where.shape)))
+    if where.device != leaf.device:
+        must = f"be on the device of the losses, {leaf.device}"
+        raise ValueError(complain(function, name(), must, where.device))
+
+
 def stack(
     function: str,
     argument: str,
@@ -238,18 +259,21 @@ def stack(
     floating: bool = True,
 ) -> Tensor:
     """0-dimensional tensors as one; says which leaf is none."""
+    if not leaves:
+        raise ValueError(complain(function, argument, "hold at least one loss", repr(tree)))
     must = "be a 0-dimensional floating tensor" if floating else "be a 0-dimensional tensor"
+    like = leaves[0] if like is None else like
+    device = like.device if isinstance(like, Tensor) else None
     for index, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor):
             name = leaf_name(argument, tree, index)
             raise TypeError(complain(function, name, must, repr(leaf)))
-        if leaf.ndim or leaf.is_floating_point() < floating:
+        if leaf.ndim or (floating and not leaf.is_floating_point()):
             name = leaf_name(argument, tree, index)
             got = f"shape {tuple(leaf.shape)} of {leaf.dtype}"
             raise ValueError(complain(function, name, must, got))
-        check_device(function, argument, tree, index, leaf, leaves[0] if like is None else like)
-    if not leaves:
-        raise ValueError(complain(function, argument, "hold at least one loss", repr(tree)))
+        if leaf.device != device:
+            check_device(function, argument, tree, index, leaf, like)
     return torch.stack(leaves)
 
 

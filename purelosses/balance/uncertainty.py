@@ -21,7 +21,7 @@ from purelosses._checks import (
 from purelosses._numerics import log_partition, promote, softplus, weighted
 from purelosses._reduce import reduce
 from purelosses._types import PyTree, Reduction
-from purelosses.balance._tasks import Tasks, gather, new_tasks
+from purelosses.balance._tasks import CONTAINERS, Tasks, gather, new_tasks
 
 Likelihood = Literal["gaussian", "laplace", "softmax"]
 UncertaintyForm = Literal["kendall", "revised"]
@@ -33,6 +33,9 @@ _FACTORS: dict[Likelihood, tuple[float, float]] = {
     "laplace": (1.0, 1.0),
     "softmax": (1.0, 0.5),
 }
+
+
+_KINDS = tuple(_FACTORS)
 
 
 def uncertainty_weighted_init(tasks: int | Sequence[str] | PyTree) -> PyTree:
@@ -260,11 +263,13 @@ def _factors(
     tasks: Tasks, likelihood: Likelihood | PyTree, form: UncertaintyForm, dims: float | PyTree
 ) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
     """a, b and D of every task."""
-    kinds = tasks.spread("likelihood", likelihood)
+    single = not isinstance(likelihood, CONTAINERS)
+    kinds = [likelihood] if single else tasks.spread("likelihood", likelihood)
     for kind in kinds:
-        check_choice(tasks.function, "likelihood", kind, get_args(Likelihood))
+        check_choice(tasks.function, "likelihood", kind, _KINDS)
     check_choice(tasks.function, "form", form, get_args(UncertaintyForm))
-    for size in tasks.spread("dims", dims):
+    sizes = tasks.spread("dims", dims) if isinstance(dims, CONTAINERS) else [dims]
+    for size in sizes:
         check_number(tasks.function, "dims", size, above=0)
     factors = [_FACTORS[kind] for kind in kinds]
     a, b = (tasks.column([pair[part] for pair in factors]) for part in (0, 1))

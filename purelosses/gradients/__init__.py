@@ -3,10 +3,16 @@
 from purelosses.gradients.jacobian import (
     combine,
     feature_gramian,
-    graddrop,
     gramian,
     value_and_gramian,
     value_and_jacobian,
+)
+from purelosses.gradients.surgery import (
+    graddrop,
+    gradvac_init,
+    gradvac_update,
+    pcgrad,
+    random_order,
 )
 from purelosses.gradients.weightings import (
     aligned_mtl,
@@ -15,12 +21,8 @@ from purelosses.gradients.weightings import (
     conflict_report,
     dualproj,
     fair,
-    gradvac_init,
-    gradvac_update,
     imtl_g,
     mgda,
-    pcgrad,
-    random_order,
     upgrad,
 )
 

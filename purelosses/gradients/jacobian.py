@@ -6,6 +6,7 @@ trees do not.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import optree
@@ -226,43 +227,40 @@ def feature_gramian(
     traced: Any = torch.func.vjp(flat_trunk, *below, has_aux=True)
     _, pull, (features, aux) = traced
     surface, shape = optree.tree_flatten(features)
-    losses, upper, lower = [], [], []
-    for head, parameters in zip(calls, owned, strict=True):
-        leaves, its_structure = optree.tree_flatten(parameters)
-        count = len(leaves)
+    opened = [optree.tree_flatten(parameters) for parameters in owned]
 
-        def flat_head(
-            *leaves: Tensor, head: Any = head, spec: Any = its_structure, count: int = count
-        ) -> tuple[Tensor, Tensor]:
-            parameters = optree.tree_unflatten(spec, leaves[:count])
-            loss = head(parameters, optree.tree_unflatten(shape, leaves[count:]), *args)
-            _check_loss(function, "heads", loss)
-            return promote(loss), loss
+    def all_heads(*leaves: Tensor) -> tuple[Tensor, list[Tensor]]:
+        remaining, losses = iter(leaves), []
+        for head, (its, spec) in zip(calls, opened, strict=True):
+            parameters = optree.tree_unflatten(spec, list(islice(remaining, len(its))))
+            copy = optree.tree_unflatten(shape, list(islice(remaining, len(surface))))
+            losses.append(head(parameters, copy, *args))
+        return _stack_losses(function, "heads", losses).sum(), losses
 
-        places = tuple(range(count + len(surface)))
-        gradient = torch.func.grad(flat_head, argnums=places, has_aux=True)
-        gradients, loss = gradient(*leaves, *surface)
-        losses.append(loss)
-        upper.append((its_structure, gradients[:count]))
-        lower.append(gradients[count:])
+    # Each head has the features to itself, so one backward pass of the sum tells the tasks apart.
+    leaves = [leaf for its, _ in opened for leaf in (*its, *surface)]
+    places = tuple(range(len(leaves)))
+    gradients, losses = torch.func.grad(all_heads, argnums=places, has_aux=True)(*leaves)
+    remaining = iter(gradients)
+    upper, lower = [], []
+    for its, _ in opened:
+        upper.append(list(islice(remaining, len(its))))
+        lower.append(list(islice(remaining, len(surface))))
     rows = tuple(zip(*lower, strict=True))
     matrix = _inner_products(rows, torch.stack([promote(loss) for loss in losses]).dtype)
     values = optree.tree_unflatten(tasks, losses)
 
     def pullback(weights: PyTree) -> tuple[PyTree, PyTree]:
         vector = _as_vector("pullback", weights, values)
-        down = pull(tuple(_weighted_sum(vector, row) for row in rows))
-        up = [
-            optree.tree_unflatten(
-                spec,
-                [
-                    part if head_weights == "unit" else part * weight.to(part.dtype)
-                    for part in parts
-                ],
-            )
-            for (spec, parts), weight in zip(upper, vector.unbind(), strict=True)
+        below = pull(tuple(_weighted_sum(vector, row) for row in rows))
+        above = [
+            optree.tree_unflatten(spec, [part * weight.to(part.dtype) for part in parts])
+            for parts, (_, spec), weight in zip(upper, opened, factors(vector), strict=True)
         ]
-        return optree.tree_unflatten(structure, down), optree.tree_unflatten(tasks, up)
+        return optree.tree_unflatten(structure, below), optree.tree_unflatten(tasks, above)
+
+    def factors(vector: Tensor) -> tuple[Tensor, ...]:
+        return (torch.ones_like(vector) if head_weights == "unit" else vector).unbind()
 
     gramian = optree.tree_unflatten(tasks, matrix.unbind())
     return (values, gramian, pullback, *([aux] if has_aux else []))
@@ -318,58 +316,6 @@ def combine(jacobian: PyTree, weights: PyTree) -> PyTree:
     total = [_weighted_sum(vector, row) for row in zip(*gradients, strict=True)]
     first = optree.tree_structure(weights).flatten_up_to(jacobian)[0]
     return optree.tree_unflatten(optree.tree_structure(first), total)
-
-
-def graddrop(jacobian: PyTree, noise: PyTree) -> PyTree:
-    r"""A sum of task gradients that keeps, in each entry, only those of one sign (GradDrop).
-
-    $$\sum_i g_i\, [\, \operatorname{sign} g_i = s\,], \qquad
-      s = +1 \text{ if } \tfrac12 \Bigl(1 + \frac{\sum_i g_i}{\sum_i |g_i|}\Bigr) > u,
-      \text{ else } -1$$
-
-    in each entry, with $g_i$ the task gradients and $u$ the noise: the sign that outweighs the
-    other is the more probable one.
-
-    Args:
-        jacobian: A tree of tasks with a gradient, itself a tree, for each.
-        noise: A tree with the structure of a gradient, uniform between 0 and 1.
-
-    Returns:
-        A direction, with the structure of a gradient.
-
-    Raises:
-        ValueError: If a gradient has not the structure, or a leaf not the shape, of `noise`.
-
-    Examples:
-        >>> jacobian = {"mask": {"w": torch.tensor([1.0, 2.0])},
-        ...             "edge": {"w": torch.tensor([1.0, -1.0])}}
-        >>> graddrop(jacobian, {"w": torch.tensor([0.5, 0.5])})
-        {'w': tensor([2., 2.])}
-
-    Coming from:
-        torchjd's `GradDrop` draws the noise from the global random state, and gives NaN where all
-        gradients are 0.
-
-    Source:
-        Chen et al., arXiv:2010.06808, Algorithm 1.
-    """
-    places, structure = optree.tree_flatten(noise)
-    leaves = optree.tree_leaves(jacobian)
-    count = len(places)
-    shapes = [leaf.shape for leaf in leaves]
-    if not leaves or not count or shapes != [p.shape for p in places] * (len(leaves) // count):
-        must = f"have the structure of a gradient, with {[tuple(s) for s in shapes]} for all tasks"
-        got = [tuple(place.shape) for place in places]
-        raise ValueError(complain("graddrop", "noise", must, got))
-    directions = []
-    for place, u in enumerate(places):
-        stacked = torch.stack(leaves[place::count])
-        reach = stacked.abs().sum(0)
-        nothing = reach == 0
-        purity = (1 + stacked.sum(0) / torch.where(nothing, 1.0, reach)) / 2
-        kept = torch.where(purity > u, stacked.clamp_min(0), stacked.clamp_max(0))
-        directions.append(kept.sum(0))
-    return optree.tree_unflatten(structure, directions)
 
 
 # Losses and their pullback ----------------------------------------------------------------------

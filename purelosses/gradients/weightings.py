@@ -4,91 +4,19 @@ Every method sees norms and cosines only, in float64. Norms may differ by orders
 losses may be scaled at will: no tolerance is absolute.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import optree
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_choice, check_number, check_tensor, complain
+from purelosses._checks import check_choice, check_number
 from purelosses._numerics import safe_divide
 from purelosses._types import PyTree
-from purelosses.gradients.solvers import identity, solve_fair, solve_lcp, solve_within_ball
+from purelosses.gradients.reading import Gramian, Weights, read, root
+from purelosses.gradients.solvers import solve_fair, solve_lcp, solve_within_ball
 
 Scale = Literal["min", "rmse"]
-Weights = tuple[PyTree, dict[str, Tensor]]
-
-
-@dataclass(slots=True)
-class Gramian:
-    """A Gramian as norms and cosines, and the way back to the tree it came as."""
-
-    matrix: Tensor
-    alive: Tensor  # which tasks have a gradient
-    norms: Tensor
-    inverse: Tensor  # of the norms; 0 for a task without gradient
-    cosines: Tensor
-    dtype: torch.dtype  # of what it came as, in which results are given
-    restore: Callable[[Tensor], PyTree]  # one number (or row) per task, as a tree of tasks
-
-    @property
-    def noise(self) -> float:
-        """How much rounding may have moved an eigenvalue of the cosines."""
-        return len(self.norms) * torch.finfo(self.dtype).eps
-
-    @property
-    def definite(self) -> Tensor:
-        """The cosines, with more on the diagonal than rounding may have taken from an eigenvalue.
-
-        A problem that several weights would solve then has one solution, of ordinary size.
-        """
-        return self.cosines + self.noise * identity(self.cosines)
-
-    def answer(
-        self, weights: Tensor, residual: Tensor | None = None, stationary: Tensor | None = None
-    ) -> Weights:
-        """The weights, all 0 where the gradients that they weigh cancel to rounding."""
-        length, reach = weights @ self.matrix @ weights, weights.abs() @ self.norms
-        cancelled = torch.logical_not(length > 8 * self.noise * reach * reach)
-        stationary = cancelled if stationary is None else cancelled | stationary
-        aux = {"stationary": stationary}
-        if residual is not None:
-            aux["residual"] = residual
-        return self.restore(torch.where(stationary, 0.0, weights).to(self.dtype)), aux
-
-
-def read(function: str, gramian: PyTree) -> Gramian:
-    """Check a Gramian and take it apart."""
-    if isinstance(gramian, Tensor) and gramian.ndim == 2:
-        matrix, tasks = gramian, None
-    else:
-        rows, tasks = optree.tree_flatten(gramian)
-        for row in rows:
-            check_tensor(function, "gramian", row)
-            if row.shape != (len(rows),):
-                must = f"have a row of shape ({len(rows)},) per task"
-                raise ValueError(complain(function, "gramian", must, f"shape {tuple(row.shape)}"))
-        if not rows:
-            raise ValueError(complain(function, "gramian", "hold at least one task", repr(gramian)))
-        matrix = torch.stack(rows)
-    if matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
-        must = "be a square matrix, or a tree of its rows"
-        raise ValueError(complain(function, "gramian", must, f"shape {tuple(matrix.shape)}"))
-    if not matrix.is_floating_point():
-        raise TypeError(complain(function, "gramian", "be floating", matrix.dtype))
-    dtype = torch.promote_types(matrix.dtype, torch.float32)
-
-    def restore(values: Tensor) -> PyTree:
-        return values if tasks is None else optree.tree_unflatten(tasks, values.unbind())
-
-    matrix = matrix.to(torch.float64)
-    squares = matrix.diagonal()
-    alive = squares > 0
-    inverse = torch.where(alive, squares, torch.inf).rsqrt()
-    cosines = matrix * inverse * inverse.unsqueeze(-1)
-    return Gramian(matrix, alive, squares * inverse, inverse, cosines, dtype, restore)
 
 
 def mgda(gramian: PyTree) -> Weights:
@@ -220,193 +148,6 @@ def dualproj(gramian: PyTree) -> Weights:
     return g.answer(1 / len(relative) + g.inverse * longest * x.squeeze(-1), residual)
 
 
-def random_order(number: int, generator: torch.Generator) -> Tensor:
-    """Who comes when, for [`pcgrad`][purelosses.pcgrad]: a random permutation for each task.
-
-    Args:
-        number: The number of tasks.
-        generator: The source of randomness; the permutations lie on its device.
-
-    Returns:
-        A tensor of integers of shape (number, number), each row a permutation.
-
-    Raises:
-        ValueError: If there are no tasks.
-
-    Examples:
-        >>> order = random_order(3, torch.Generator().manual_seed(0))
-        >>> order.sort().values[0]
-        tensor([0, 1, 2])
-    """
-    if number < 1:
-        raise ValueError(complain("random_order", "number", "be at least 1", number))
-    return torch.rand(number, number, generator=generator, device=generator.device).argsort(-1)
-
-
-def _visits(function: str, order: Tensor, m: int) -> list[Tensor]:
-    """For each turn, a mask (m, m): which other task each task meets in it."""
-    check_tensor(function, "order", order)
-    if order.is_floating_point() or order.is_complex() or order.dtype == torch.bool:
-        raise TypeError(complain(function, "order", "hold integers", order.dtype))
-    if order.shape != (m, m):
-        must = f"have a permutation of the tasks for each, shape {(m, m)}"
-        raise ValueError(complain(function, "order", must, tuple(order.shape)))
-    places = torch.arange(m, device=order.device)
-    itself = places == places.unsqueeze(-1)
-    return [
-        torch.logical_and(turn.unsqueeze(-1) == places, torch.logical_not(itself))
-        for turn in order.unbind(-1)
-    ]
-
-
-def pcgrad(gramian: PyTree, order: Tensor) -> Weights:
-    r"""Weights of the sum of gradients, each cleared of what opposes another (PCGrad).
-
-    $$\sum_i g_i', \qquad g_i' \leftarrow
-      g_i' - \frac{\min(\langle g_i', g_j \rangle, 0)}{\lVert g_j \rVert^2}\, g_j
-      \quad\text{for the } j \ne i \text{ in a given order}$$
-
-    with $g_i$ the task gradients. With more than two tasks the sum may still conflict with one.
-
-    Args:
-        gramian: A tree with a row of $\langle g_i, g_j \rangle$ for each task, as made by
-            [`value_and_gramian`][purelosses.value_and_gramian], or the matrix.
-        order: In row $i$, the order in which $g_i$ meets the others: integers of shape
-            (number of tasks, number of tasks), from [`random_order`][purelosses.random_order]. The
-            tasks are counted as optree lists them, a dict by its sorted keys.
-
-    Returns:
-        The weights of the task gradients, a tree of tasks (or a vector, for a matrix), and
-        `{"stationary": ...}`: whether the weighted gradients cancel, in which case all weights
-        are 0.
-
-    Raises:
-        ValueError: If the Gramian is not square, or `order` has another shape.
-        TypeError: If the Gramian is not floating, or `order` not of integers.
-
-    Examples:
-        >>> gramian = {"depth": torch.tensor([4.0, -1.0]), "mask": torch.tensor([-1.0, 1.0])}
-        >>> order = random_order(2, torch.Generator().manual_seed(0))
-        >>> pcgrad(gramian, order)[0]
-        {'depth': tensor(1.2500), 'mask': tensor(2.)}
-
-    Coming from:
-        torchjd's and LibMTL's `PCGrad` draw the order from the global random state.
-
-    Source:
-        Yu et al., arXiv:2001.06782, Algorithm 1.
-    """
-    g = read("pcgrad", gramian)
-    parts = torch.diag(g.norms)  # row i: g_i', as a sum of unit gradients
-    for meets in _visits("pcgrad", order, len(parts)):
-        along = parts @ g.cosines  # ⟨g_i', g_j⟩ / ‖g_j‖
-        parts = parts - torch.where(meets & (along < 0), along, 0.0)
-    return g.answer(g.inverse * parts.sum(0))
-
-
-def gradvac_init(tasks: PyTree) -> dict[str, Tensor]:
-    """The state of [`gradvac_update`][purelosses.gradvac_update] before the first step.
-
-    Args:
-        tasks: A tree with the structure of the losses; only its structure and, where a leaf is a
-            tensor, its device matter.
-
-    Returns:
-        `{"cosines": ..., "stationary": ...}`: the mean cosine of each pair of tasks, at first 0,
-        and whether the weighted gradients of the last step cancelled.
-
-    Raises:
-        ValueError: If there are no tasks.
-
-    Examples:
-        >>> gradvac_init({"mask": 0, "depth": 0})["cosines"]
-        tensor([[0., 0.],
-                [0., 0.]], dtype=torch.float64)
-    """
-    leaves = optree.tree_leaves(tasks)
-    if not leaves:
-        raise ValueError(complain("gradvac_init", "tasks", "have at least one task", tasks))
-    device = leaves[0].device if isinstance(leaves[0], Tensor) else None
-    return {
-        "cosines": torch.zeros(len(leaves), len(leaves), dtype=torch.float64, device=device),
-        "stationary": torch.zeros((), dtype=torch.bool, device=device),
-    }
-
-
-def gradvac_update(
-    state: dict[str, Tensor], gramian: PyTree, order: Tensor, *, beta: float | Tensor = 0.5
-) -> tuple[PyTree, dict[str, Tensor]]:
-    r"""Weights of the sum of gradients, each turned towards its usual cosines (GradVac).
-
-    As [`pcgrad`][purelosses.pcgrad], with a goal $\hat\varphi_{ij}$ in place of 0: where the cosine
-    $\varphi_{ij}$ of $g_i'$ with $g_j$ is below it,
-
-    $$g_i' \leftarrow g_i' + \frac{\lVert g_i' \rVert}{\lVert g_j \rVert}
-      \Bigl(\hat\varphi_{ij} \sqrt{1 - \varphi_{ij}^2} / \sqrt{1 - \hat\varphi_{ij}^2}
-      - \varphi_{ij}\Bigr)\, g_j$$
-
-    and then $\hat\varphi_{ij} \leftarrow (1 - \beta)\,\hat\varphi_{ij} + \beta\,\varphi_{ij}$.
-
-    Args:
-        state: Of the last step, or from [`gradvac_init`][purelosses.gradvac_init].
-        gramian: A tree with a row of $\langle g_i, g_j \rangle$ for each task, as made by
-            [`value_and_gramian`][purelosses.value_and_gramian], or the matrix.
-        order: In row $i$, the order in which $g_i$ meets the others, as for
-            [`pcgrad`][purelosses.pcgrad].
-        beta: $\beta$, how fast the goals follow the cosines, between 0 and 1.
-
-    Returns:
-        The weights of the task gradients, a tree of tasks (or a vector, for a matrix), and the
-        state for the next step. Its `"stationary"` is whether the weighted gradients cancel, in
-        which case all weights are 0.
-
-    Raises:
-        ValueError: If the Gramian is not square, the state is that of another number of tasks,
-            `order` has another shape, or `beta` is out of range.
-        TypeError: If the Gramian is not floating, or `order` not of integers.
-
-    Examples:
-        >>> gramian = {"depth": torch.tensor([4.0, -1.0]), "mask": torch.tensor([-1.0, 1.0])}
-        >>> order = random_order(2, torch.Generator().manual_seed(0))
-        >>> weights, state = gradvac_update(gradvac_init(gramian), gramian, order)
-        >>> weights
-        {'depth': tensor(1.2500), 'mask': tensor(2.)}
-        >>> state["cosines"][0, 1]
-        tensor(-0.2500, dtype=torch.float64)
-
-    Coming from:
-        torchjd's and LibMTL's `GradVac`: the same, with the order from the global random state;
-        torchjd's state cannot be loaded into a new object, LibMTL's is not saved.
-
-    Source:
-        Wang et al., arXiv:2010.05874, Algorithm 1.
-    """
-    function = "gradvac_update"
-    g = read(function, gramian)
-    beta = check_number(function, "beta", beta, minimum=0, maximum=1)
-    goals = state["cosines"]
-    if goals.shape != g.cosines.shape:
-        must = f"be that of {len(g.cosines)} tasks"
-        raise ValueError(complain(function, "state", must, f"shape {tuple(goals.shape)}"))
-    parts = torch.diag(g.norms)
-    for meets in _visits(function, order, len(parts)):
-        along = parts @ g.cosines
-        length = _sqrt((along * parts).sum(-1, keepdim=True))
-        cosines = safe_divide(along, length)
-        turned = safe_divide(goals * _sqrt(1 - cosines**2), _sqrt(1 - goals**2)) - cosines
-        meets = meets & g.alive
-        parts = parts + torch.where(meets & (cosines < goals), length * turned, 0.0)
-        goals = torch.where(meets, goals + beta * (cosines - goals), goals)
-    weights, aux = g.answer(g.inverse * parts.sum(0))
-    return weights, {"cosines": goals.detach(), **aux}
-
-
-def _sqrt(x: Tensor) -> Tensor:
-    """The root of a number that rounding may have made negative; 0, with gradient 0, there."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
-
-
 def cagrad(gramian: PyTree, *, c: float | Tensor = 0.5) -> Weights:
     r"""Weights of the direction near the mean gradient whose worst task gains most (CAGrad).
 
@@ -446,7 +187,7 @@ def cagrad(gramian: PyTree, *, c: float | Tensor = 0.5) -> Weights:
     c = check_number("cagrad", "c", c, minimum=0)
     m = len(g.norms)
     mean = g.norms / m  # in unit gradients
-    length = _sqrt(mean @ g.cosines @ mean)
+    length = root(mean @ g.cosines @ mean)
     along = g.cosines @ safe_divide(mean, length)
     t = safe_divide(g.inverse, g.inverse.amax())
     added, residual = solve_within_ball(g.definite, along, t, c)
@@ -625,7 +366,7 @@ def aligned_mtl(gramian: PyTree, *, scale: Scale = "min") -> Weights:
     matrix = safe_divide((g.matrix + g.matrix.T) / 2, longest**2)
     eigenvalues, basis = torch.linalg.eigh(matrix.detach())
     kept = eigenvalues > g.noise * eigenvalues.amax()
-    roots = torch.where(kept, _sqrt(eigenvalues), torch.inf)
+    roots = torch.where(kept, root(eigenvalues), torch.inf)
     # The derivative of eigenvectors is infinite where eigenvalues are equal, that of the inverse
     # root is not: in the basis, the change of G over -√λᵢ √λⱼ (√λᵢ + √λⱼ).
     change = basis.T @ (matrix - matrix.detach()) @ basis
@@ -636,7 +377,7 @@ def aligned_mtl(gramian: PyTree, *, scale: Scale = "min") -> Weights:
         square = eigenvalues.amin()
     else:
         square = torch.where(kept, eigenvalues, 0.0).sum() / kept.sum().clamp_min(1)
-    sigma = _sqrt(torch.where(torch.isfinite(square), square, 0.0))
+    sigma = root(torch.where(torch.isfinite(square), square, 0.0))
     weights = sigma * (basis @ (inverse_root @ basis.sum(0))) / m
     return g.answer(weights)
 
@@ -684,6 +425,6 @@ def conflict_report(gramian: PyTree) -> dict[str, PyTree]:
         "norms": g.restore(g.norms.to(g.dtype)),
         "cosines": pairs(g.cosines.to(g.dtype)),
         "conflicts": pairs(g.cosines < -g.noise),
-        "stationarity": _sqrt(square).to(g.dtype),
+        "stationarity": root(square).to(g.dtype),
         "stationary": shortest,
     }

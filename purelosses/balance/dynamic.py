@@ -143,7 +143,7 @@ def dwa_update(
         {'mask': tensor(0.8756), 'depth': tensor(1.1244)}
 
     Source:
-        Liu, Johns and Davison, arXiv:1803.10704, eq. (7).
+        Liu, Johns and Davison, arXiv:1803.10704.
     """
     function = "dwa_update"
     (tasks,) = observe(function, losses, mask, sync)
@@ -438,7 +438,7 @@ def relobralo_update(
         [tensor(0.9755), tensor(1.0245)]
 
     Source:
-        Bischof and Kraus, arXiv:2110.09813, eqs. (10) to (12).
+        Bischof and Kraus, arXiv:2110.09813.
     """
     function = "relobralo_update"
     (tasks,) = observe(function, losses, mask, sync)

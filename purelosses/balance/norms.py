@@ -87,7 +87,7 @@ def gradnorm_update(
         optimizer on the weights and then scales them, as here.
 
     Source:
-        Chen et al., arXiv:1711.02257, eqs. (1) and (2).
+        Chen et al., arXiv:1711.02257.
     """
     function = "gradnorm_update"
     tasks, gradients = observe(function, losses, mask, sync, norms=norms)
@@ -177,7 +177,7 @@ def inverse_grad_norm_update(
 
     Source:
         Wang et al., *An Expert's Guide to Training Physics-informed Neural Networks*,
-        arXiv:2308.08468, algorithm 1.
+        arXiv:2308.08468.
     """
     return _inverse("inverse_grad_norm_update", state, norms, "norms", decay, mask, sync)
 
@@ -242,7 +242,7 @@ def ntk_weights_update(
         the same weights times the number of tasks.
 
     Source:
-        Wang, Yu and Perdikaris, arXiv:2007.14527, eq. (6.5).
+        Wang, Yu and Perdikaris, arXiv:2007.14527.
     """
     return _inverse("ntk_weights_update", state, traces, "traces", decay, mask, sync)
 

@@ -204,7 +204,7 @@ def geometric_mean_loss(losses: PyTree, *, mask: PyTree = None) -> tuple[Tensor,
         is NaN; the product of LibMTL underflows for three losses of 1e-30.
 
     Source:
-        Chennupati et al., arXiv:1904.08492, eq. (4).
+        Chennupati et al., arXiv:1904.08492.
     """
     tasks = gather("geometric_mean_loss", losses, mask)
     values, zero = _away_from_zero(tasks)
@@ -322,7 +322,7 @@ def smooth_chebyshev_loss(
 
     Source:
         Lin et al., *Smooth Tchebycheff Scalarization for Multi-Objective Optimization*,
-        arXiv:2402.19078, eq. (8).
+        arXiv:2402.19078.
     """
     function = "smooth_chebyshev_loss"
     tasks = gather(function, losses, mask)

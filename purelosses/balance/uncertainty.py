@@ -340,7 +340,7 @@ def tempered_cross_entropy_loss(
         `F.cross_entropy(logits / T, target)` is the same with `log_temperature=log(T)`.
 
     Source:
-        Kendall, Gal and Cipolla, arXiv:1705.07115, eq. (8), before its approximation.
+        Kendall, Gal and Cipolla, arXiv:1705.07115, before the approximation of eq. (10).
     """
     function = "tempered_cross_entropy_loss"
     check_floating(function, "logits", logits)

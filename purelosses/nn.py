@@ -669,7 +669,7 @@ class CornLoss(Adapter):
 
 
 class CumulativeLinkLoss(Adapter):
-    """Negative log-likelihood of ordered classes that cut one real line, at cutpoints to be learnt.
+    """Negative log-likelihood of ordered classes, which divide one line at learnt cutpoints.
 
     The module of [`cumulative_link_loss`][purelosses.cumulative_link_loss]:
     options here, data in the call.
@@ -974,7 +974,7 @@ class ForwardCorrectionLoss(Adapter):
 
 
 class BackwardCorrectionLoss(Adapter):
-    """Cross-entropies of all labels, combined so that on average over the noise the true one is left.
+    """Cross-entropies of all labels, combined so that the noise averages out to the true one.
 
     The module of [`backward_correction_loss`][purelosses.backward_correction_loss]:
     options here, data in the call.
@@ -1050,7 +1050,7 @@ class TaylorCrossEntropyLoss(Adapter):
 
 
 class BiTemperedLoss(Adapter):
-    """Logistic loss that is bounded for outliers (t1) and has heavy tails for mislabelled ones (t2).
+    """Logistic loss, bounded for outliers (t1) and heavy-tailed for labels near the margin (t2).
 
     The module of [`bi_tempered_loss`][purelosses.bi_tempered_loss]:
     options here, data in the call.

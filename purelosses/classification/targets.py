@@ -215,7 +215,7 @@ def class_weights(
         >>> class_weights(torch.tensor([900, 100]), kind="inverse")
         tensor([0.2000, 1.8000])
         >>> class_weights(torch.tensor([900, 100]))
-        tensor([0.2765, 1.7235])
+        tensor([0.2764, 1.7236])
 
     Coming from:
         `sklearn.utils.class_weight.compute_class_weight("balanced")` is `kind="inverse"` times a

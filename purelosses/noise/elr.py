@@ -156,7 +156,7 @@ def elr_loss(
         >>> state, batch = elr_init(10, 3), torch.tensor([4, 7])
         >>> state = elr_update(state, logits, batch)
         >>> elr_loss(logits, torch.tensor([0, 1]), state["average"][batch])
-        tensor(-0.1740)
+        tensor(-0.2112)
 
     Coming from:
         The authors' `elr_loss(num_examp, lambda=3, beta=0.7)` updates its buffer in `forward`:

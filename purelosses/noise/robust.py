@@ -62,7 +62,7 @@ def generalized_cross_entropy_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> generalized_cross_entropy_loss(logits, torch.tensor([0, 1]))
-        tensor(0.3124)
+        tensor(0.3088)
 
     Coming from:
         Keras `CategoricalGeneralizedCrossEntropy(q=0.7)`: same value, from probabilities there.
@@ -135,7 +135,7 @@ def symmetric_cross_entropy_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> symmetric_cross_entropy_loss(logits, torch.tensor([0, 1]))
-        tensor(1.1775)
+        tensor(1.1962)
 
     Coming from:
         The authors' code clamps one-hot targets at 1e-4, so its logarithm of 0 is -9.21, and gives
@@ -205,7 +205,7 @@ def normalized_cross_entropy_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> normalized_cross_entropy_loss(logits, torch.tensor([0, 1]))
-        tensor(0.0937)
+        tensor(0.0909)
 
     Coming from:
         The authors' `NormalizedCrossEntropy(scale=1)`: same value.
@@ -279,7 +279,7 @@ def active_passive_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> active_passive_loss(logits, torch.tensor([0, 1]))
-        tensor(0.6737)
+        tensor(0.6710)
 
     Coming from:
         The authors' `NCEandMAE(alpha, beta)`, `NFLandRCE(alpha, beta, gamma)` and so on:
@@ -368,7 +368,7 @@ def bootstrap_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> bootstrap_loss(logits, torch.tensor([0, 1]))
-        tensor(0.3805)
+        tensor(0.3801)
         >>> bootstrap_loss(logits, torch.tensor([1, 1]), kind="hard", beta=0.8)
         tensor(1.1606)
 
@@ -440,7 +440,7 @@ def taylor_cross_entropy_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> taylor_cross_entropy_loss(logits, torch.tensor([0, 1]))
-        tensor(0.3438)
+        tensor(0.3411)
 
     Coming from:
         No peer has it.

@@ -11,8 +11,8 @@ from purelosses._reduce import reduce
 from purelosses._types import Reduction
 from purelosses.classification.rows import prepare
 
-# Steps of Newton's method: 5 suffice for ten classes at t2 = 1.2, 13 for a thousand at t2 = 4.
-_STEPS = 14
+# Steps of Newton's method: 3 suffice for ten classes at t2 = 1.2, 12 for a thousand at t2 = 4.
+_STEPS = 12
 
 
 def bi_tempered_loss(
@@ -66,7 +66,7 @@ def bi_tempered_loss(
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> bi_tempered_loss(logits, torch.tensor([0, 1]))
-        tensor(0.2582)
+        tensor(0.3029)
 
     Coming from:
         google/bi-tempered-loss and pytorch-toolbelt `BiTemperedLogisticLoss(t1, t2)`: same value
@@ -115,50 +115,54 @@ def _divergence_from_one(log_p: Tensor, t: float | Tensor) -> Tensor:
 def _tempered_softmax(logits: Tensor, t: float | Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """p = exp_t(x - λ) and its logarithm: λ = max x + δ, by Newton's method on log Σ p = 0.
 
-    That is convex and falls with δ, so from below no step goes too far, and the δ of t = 1 is
-    below. The steps that find δ are cut off from the gradient; two more from there give it its
-    first and second derivatives.
+    That is convex and falls with δ, so from below no step goes too far. The δ of t = 1 is below,
+    and, as exp_t is convex, so is the δ of as many classes at the mean of the logits. The steps
+    that find δ are cut off from the gradient; two more give it its first and second derivatives.
     """
     below, excess = log_partition(logits, dim)
     top = logits.argmax(dim, keepdim=True)
+    number = torch.full_like(excess, logits.shape[dim]).log()
+    even = below.mean(dim, keepdim=True) - _log_t(-number, t)
+    delta = torch.maximum(excess, even).detach()
 
     def improved(below: Tensor, delta: Tensor) -> Tensor:
-        probs, log_probs = _exp_t(below - delta, t)
+        log_probs = _log_exp_t(below - delta, t)
         # The largest probability less 1, and the others: no digit of a small δ is lost.
         largest = torch.expm1(log_probs.gather(dim, top))
-        missing = largest + probs.scatter(dim, top, 0.0).sum(dim, keepdim=True)
-        slope = (t * log_probs).exp().sum(dim, keepdim=True) / (1 + missing)
-        return delta + missing.log1p() / slope
+        others = log_probs.exp().scatter(dim, top, 0.0).sum(dim, keepdim=True)
+        slope = (t * log_probs).exp().sum(dim, keepdim=True) / (1 + largest + others)
+        return delta + (largest + others).log1p() / slope
 
-    delta = excess.detach()
     for _ in range(_STEPS - 2):
         delta = improved(below.detach(), delta).detach()
     for _ in range(2):
         delta = improved(below, delta)
-    return _exp_t(below - delta, t)
-
-
-def _exp_t(x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-    """exp_t x and its logarithm log(1 + (1 - t) x) / (1 - t), for x up to 0."""
-    if not isinstance(t, Tensor):
-        if t == 1:
-            return x.exp(), x
-        rest: float | Tensor = 1 - t
-        log_p = torch.log1p(rest * x) / rest
-    else:
-        one = t == 1
-        rest = torch.where(one, -1.0, 1 - t)
-        log_p = torch.where(one, x, torch.log1p(rest * x) / rest)
-    # Far out the power is more accurate: the larger log p, the fewer digits its exponential keeps.
+    x = below - delta
+    log_probs = _log_exp_t(x, t)
+    # Far out a power is more accurate: the larger log p, the fewer digits its exponential keeps.
     far = (t - 1) * x < -2
+    rest = _but_for_zero(1 - t)
     power = torch.where(far, 1 + rest * x, 1.0) ** (1 / rest)
-    return torch.where(far, power, log_p.exp()), log_p
+    return torch.where(far, power, log_probs.exp()), log_probs
+
+
+def _log_exp_t(x: Tensor, t: float | Tensor) -> Tensor:
+    """log exp_t x = log(1 + (1 - t) x) / (1 - t) for x up to 0; x at t = 1."""
+    rest = _but_for_zero(1 - t)
+    return _unless_one(t, torch.log1p(rest * x) / rest, x)
 
 
 def _log_t(log_p: Tensor, t: float | Tensor) -> Tensor:
     """log_t p = (p^(1 - t) - 1) / (1 - t); log p at t = 1."""
-    if not isinstance(t, Tensor):
-        return log_p if t == 1 else torch.expm1((1 - t) * log_p) / (1 - t)
-    one = t == 1
-    rest = torch.where(one, 1.0, 1 - t)
-    return torch.where(one, log_p, torch.expm1(rest * log_p) / rest)
+    rest = _but_for_zero(1 - t)
+    return _unless_one(t, torch.expm1(rest * log_p) / rest, log_p)
+
+
+def _but_for_zero(x: float | Tensor) -> float | Tensor:
+    return torch.where(x == 0, -1.0, x) if isinstance(x, Tensor) else x or -1.0
+
+
+def _unless_one(t: float | Tensor, value: Tensor, at_one: Tensor) -> Tensor:
+    if isinstance(t, Tensor):
+        return torch.where(t == 1, at_one, value)
+    return at_one if t == 1 else value

@@ -79,7 +79,8 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Only the largest probability of a row can be near 1; its complement is the sum of the others.
     """
     largest, top = logits.max(dim, keepdim=True)
-    exponential = (logits - largest).exp()
+    # A constant 0 at the top, as in `log_partition`: the gradient of p near 1 does not cancel.
+    exponential = (logits - largest).scatter(dim, top, 0.0).exp()
     others = _others(exponential, top, dim)
     probs = exponential / (1.0 + others)
     return probs, (1.0 - probs).scatter(dim, top, others / (1.0 + others))

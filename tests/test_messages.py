@@ -11,6 +11,9 @@ from purelosses.registry import LOSSES
 
 FORM = r"{}: `{}[^`]*` must .+, got .+"
 DATA = ("prediction", "logits", "boxes", "target")
+DATA = ("prediction", "logits", "target", "distance_map")
+NUMBERS = ("delta", "smooth", "label_smoothing", "dice_weight", "bce_weight", "cldice_weight",
+           "penalty_weight", "alpha")  # fmt: skip
 X = torch.zeros(2, 3, 4)
 LABELS = torch.zeros(2, 4, dtype=torch.long)
 NUMBERS = ("alpha", "beta", "gamma", "delta", "smooth", "label_smoothing", "dice_weight",
@@ -61,6 +64,7 @@ def corruptions(spec):
         if name in NUMBERS:
             if parameters[name].default is not None:
                 yield name, "None", lambda x: None, TypeError
+            yield name, "None", lambda x: None, TypeError
             yield name, "a string", lambda x: "1.0", TypeError
             yield name, "a boolean", lambda x: True, TypeError
             yield name, "a complex number", lambda x: 1j, TypeError
@@ -71,6 +75,10 @@ def corruptions(spec):
             yield name, "NaN", lambda x: float("nan"), ValueError
             yield name, "negative", lambda x: -1.0, ValueError
         if (spec.name, name) in POSITIVE:
+        if name in ("delta", "smooth", "label_smoothing", "alpha"):
+            yield name, "NaN", lambda x: float("nan"), ValueError
+            yield name, "negative", lambda x: -1.0, ValueError
+        if name in ("delta", "alpha"):
             yield name, "zero", lambda x: 0, ValueError
         if (spec.name, name) in SHARES:
             yield name, "more than 1", lambda x: 1.5, ValueError
@@ -97,7 +105,8 @@ def corruptions(spec):
             yield name, "past the last axis", lambda x: 99, ValueError
             yield name, "before the first axis", lambda x: (0, -99), ValueError
             yield name, "the same twice", lambda x: (1, 1), ValueError
-            yield name, "the same from both ends", lambda x: (2, -1), ValueError
+            last = len(next(iter(spec.cases[0].arrays.values())).names) - 1
+            yield name, "the same from both ends", lambda x, last=last: (last, -1), ValueError
             yield name, "empty", lambda x: (), ValueError
             yield name, "a float", lambda x: (0, 1.0), TypeError
         if name == "classes":
@@ -131,6 +140,28 @@ def corruptions(spec):
                 lambda x: {"mean": torch.ones((), device="meta")},
                 ValueError,
             )
+            yield name, "no class", lambda x: [99], ValueError
+        if name == "activation":
+            yield name, "misspelt", lambda x: "sigmod", ValueError
+            yield name, "a function", lambda x: torch.sigmoid, ValueError
+        if name in ("method", "penalty"):
+            yield name, "misspelt", lambda x: "sorted", ValueError
+            yield name, "None", lambda x: None, ValueError
+        if name in ("iters", "kernel_size"):
+            yield name, "negative", lambda x: -1, ValueError
+            yield name, "a float", lambda x: 3.0, TypeError
+            yield name, "a boolean", lambda x: True, TypeError
+            yield name, "a string", lambda x: "3", TypeError
+        if name == "kernel_size":
+            yield name, "even", lambda x: 2, ValueError
+        if name == "spacing":
+            yield name, "zero", lambda x: 0, ValueError
+            yield name, "negative along an axis", lambda x: (1.0, -1.0), ValueError
+            yield name, "too short", lambda x: (1.0,), ValueError
+            yield name, "a tensor", lambda x: torch.ones(2), TypeError
+            yield name, "tensors", lambda x: [torch.ones(()), 1.0], TypeError
+            yield name, "a string", lambda x: "1", TypeError
+            yield name, "strings", lambda x: ("1", "1"), TypeError
         if name == "reduction":
             yield name, "misspelt", lambda x: "avarage", ValueError
             yield name, "torch's old", lambda x: "elementwise_mean", ValueError
@@ -154,6 +185,8 @@ def test_bad_argument(spec, name, corrupt, error):
     message = str(caught.value)
     # Of two data that disagree in shape or device, the second is the one to blame.
     blamed = f"(?:{name}|target)" if name in ("prediction", "logits", "boxes") else name
+    second = "target|distance_map"
+    blamed = f"(?:{name}|{second})" if name in ("prediction", "logits") else name
     assert re.fullmatch(FORM.format(spec.name, blamed), message, re.DOTALL)
     assert type(caught.value) is error, message
 
@@ -299,6 +332,47 @@ WORDING = {
     "classes of pooled regions": (
         lambda: pl.dice_loss(X, X, class_dim=1, dim=(1, 2), classes=[0]),
         "dice_loss: `classes` must be 'all' or 'present' where regions have no class axis, got [0]",
+    ),
+    "a skeleton across classes": (
+        lambda: pl.cldice_loss(X, X, class_dim=1, dim=(1, 2)),
+        "cldice_loss: `dim` must name axes of space, not the class axis, got (1, 2)",
+    ),
+    "clDice without smoothing": (
+        lambda: pl.cldice_loss(X, X, smooth=0),
+        "cldice_loss: `smooth` must be greater than 0, got 0",
+    ),
+    "negative iterations": (
+        lambda: pl.soft_skeletonize(X, iters=-1),
+        "soft_skeletonize: `iters` must be at least 0, got -1",
+    ),
+    "a spacing for other axes": (
+        lambda: pl.signed_distance_map(X > 0, dim=(1, 2), spacing=(1.0, 1.0, 0.5)),
+        "signed_distance_map: `spacing` must hold one number per axis of space, 2, "
+        "got (1.0, 1.0, 0.5)",
+    ),
+    "a spacing of zero": (
+        lambda: pl.distance_transform(X > 0, spacing=0.0),
+        "distance_transform: `spacing` must be greater than 0, got 0.0",
+    ),
+    "a mask that is no tensor": (
+        lambda: pl.distance_transform([[True, False]]),
+        "distance_transform: `mask` must be a tensor, got list",
+    ),
+    "a distance map of another shape": (
+        lambda: pl.boundary_loss(X, X[0]),
+        "boundary_loss: `distance_map` must have the shape of `prediction`, (2, 3, 4), got (3, 4)",
+    ),
+    "classes that are present in a distance map": (
+        lambda: pl.boundary_loss(X, X, class_dim=1, classes="present"),
+        "boundary_loss: `classes` must be 'all' or a sequence of class labels, got 'present'",
+    ),
+    "an even box": (
+        lambda: pl.nacl_loss(X, LABELS, kernel_size=4),
+        "nacl_loss: `kernel_size` must be odd, got 4",
+    ),
+    "an unknown method": (
+        lambda: pl.lovasz_softmax_loss(X, LABELS, method="quick"),
+        "lovasz_softmax_loss: `method` must be one of 'sort', 'histogram', got 'quick'",
     ),
     "a BCE of probabilities": (
         lambda: pl.overlap_statistics(X, X, extra="bce"),

@@ -35,8 +35,11 @@ def _(subject: Subject) -> Iterator[Check]:
 def remove_a_class(problem: Problem, name: str) -> Problem:
     """Minus infinity at a class that has no target, for every sample."""
     arrays = problem.case.arrays
-    logits, target = problem.tensors[name], problem.tensors["target"]
+    logits, target = problem.tensors[name], problem.tensors.get("target")
     axis = arrays[name].names.index("C")
+    if target is None:  # the loss of a map, which says nothing of classes
+        first = torch.zeros_like(logits, dtype=torch.bool).index_fill(axis, torch.tensor(0), True)
+        return problem.having(**{name: torch.where(first, -torch.inf, logits)})
     if arrays["target"].domain in ("labels", "positions"):
         # A position lies between two classes, so the next but one has no target.
         step = 1 if arrays["target"].domain == "labels" else 2

@@ -238,6 +238,7 @@ class LossSpec:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
         acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
         acronyms |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
+        acronyms |= {"cldice": "ClDice", "dt": "DT", "nacl": "NACL"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 

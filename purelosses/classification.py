@@ -1,8 +1,11 @@
 r"""Losses between predicted class scores and labels or class probabilities."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from purelosses import _fused
 from purelosses._checks import (
     check_axis,
     check_floating,
@@ -181,12 +184,18 @@ def cross_entropy_loss(
     label_smoothing = check_number(
         function, "label_smoothing", label_smoothing, minimum=0, maximum=1
     )
-    logits, target, labels, class_dim, mass = _prepare_classes(
+    labels, class_dim = _check_classes(
         function, logits, target, class_dim, class_weights, where, weights, reduction
     )
+    smoothed = isinstance(label_smoothing, Tensor) or label_smoothing != 0
+    if labels and class_weights is None and not smoothed:
+        fused = _fused.cross_entropy(function, logits, target, where, class_dim)
+        if fused is not None:
+            return reduce(fused, reduction, where, weights)
+    logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
     below, excess = log_partition(logits, class_dim)
     even = None  # the loss of a target spread evenly
-    if isinstance(label_smoothing, Tensor) or label_smoothing:
+    if smoothed:
         even = excess - below if mass is None else weighted(mass, excess - below)
         even = even.mean(class_dim, keepdim=True)
     if labels:
@@ -205,7 +214,7 @@ def cross_entropy_loss(
     return reduce(losses.squeeze(class_dim), reduction, where, weights, mass)
 
 
-def _prepare_classes(
+def _check_classes(
     function: str,
     logits: Tensor,
     target: Tensor,
@@ -214,8 +223,8 @@ def _prepare_classes(
     where: Tensor | None,
     weights: Tensor | None,
     reduction: Reduction,
-) -> tuple[Tensor, Tensor, bool, int, Tensor | None]:
-    """Logits and target, clean where they do not count; whether it holds labels; class weights."""
+) -> tuple[bool, int]:
+    """Whether the target holds labels, and the class axis counted from the front."""
     check_floating(function, "logits", logits)
     class_dim = check_axis(function, "class_dim", class_dim, logits.ndim, "logits")
     labels = check_target(function, target, logits, "logits", class_dim)
@@ -223,17 +232,31 @@ def _prepare_classes(
     samples = logits.shape[:class_dim] + logits.shape[class_dim + 1 :]
     if weights is not None:
         check_weights(function, weights, samples, "`logits` without its class axis", logits)
+    if where is not None:
+        check_where(function, where, samples, "`logits` without its class axis", logits)
+    if class_weights is not None:
+        check_per_class(function, "class_weights", class_weights, logits, class_dim)
+    return labels, class_dim
+
+
+def _clean_classes(
+    logits: Tensor,
+    target: Tensor,
+    labels: bool,
+    class_dim: int,
+    class_weights: Tensor | None,
+    where: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits and target, clean where they do not count, and the class weights laid along them."""
     logits = promote(logits)
     target = target.long() if labels else target.to(logits.dtype)
     if where is not None:
-        check_where(function, where, samples, "`logits` without its class axis", logits)
         logits = torch.where(where.unsqueeze(class_dim), logits, 0.0)
         target = torch.where(where if labels else where.unsqueeze(class_dim), target, 0)
     mass = None
     if class_weights is not None:
-        check_per_class(function, "class_weights", class_weights, logits, class_dim)
         mass = along(class_weights.to(logits.dtype), class_dim, logits.ndim).expand(logits.shape)
-    return logits, target, labels, class_dim, mass
+    return logits, target, mass
 
 
 def sigmoid_focal_loss(
@@ -304,15 +327,18 @@ def sigmoid_focal_loss(
     check_reduction(function, reduction)
     if weights is not None:
         check_weights(function, weights, logits.shape, "`logits`", logits)
+    if where is not None:
+        check_where(function, where, logits.shape, "`logits`", logits)
+    formula = partial(sigmoid_focal_with_logits, gamma=gamma, alpha=alpha)
+    fused = _fused.focal(logits, target, where, gamma, alpha, formula)
+    if fused is not None:
+        return reduce(fused, reduction, where, weights)
     logits = promote(logits)
     target = target.to(logits.dtype)
     if where is not None:
-        check_where(function, where, logits.shape, "`logits`", logits)
         logits = torch.where(where, logits, 0.0)
         target = torch.where(where, target, 0.0)
-    return reduce(
-        sigmoid_focal_with_logits(logits, target, gamma, alpha), reduction, where, weights
-    )
+    return reduce(formula(logits, target), reduction, where, weights)
 
 
 def softmax_focal_loss(
@@ -381,9 +407,10 @@ def softmax_focal_loss(
     """
     function = "softmax_focal_loss"
     gamma = check_number(function, "gamma", gamma, minimum=0)
-    logits, target, labels, class_dim, mass = _prepare_classes(
+    labels, class_dim = _check_classes(
         function, logits, target, class_dim, class_weights, where, weights, reduction
     )
+    logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
     below, excess = log_partition(logits, class_dim)
     _, complement = softmax_and_complement(logits, class_dim)
     if labels:

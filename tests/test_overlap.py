@@ -414,10 +414,9 @@ def test_wasserstein_dice_does_not_depend_on_the_scale_of_distances():
 
 
 def test_generalized_dice_does_not_depend_on_the_size_of_an_image():
-    """Repeating every pixel 10,000 times: MONAI's smoothing makes a third of the loss vanish.
+    """Every pixel 10,000 times: MONAI has 0.7034 before and 0.6140 after.
 
-    Its 0.703415 for these tensors are 0.703425 without smoothing; with 10,000 times the pixels
-    the smoothing of 1e-5 is as large as the weighted sums.
+    Its smoothing of 1e-5 is added to sums that are weighted by 1 / G², so by size they vanish.
     """
     wide = LOGITS.repeat(1, 1, 100, 100), LABELS.repeat(1, 100, 100)
     loss = partial(pl.generalized_dice_loss, smooth=1e-5, **SOFTMAX)

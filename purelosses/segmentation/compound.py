@@ -279,8 +279,9 @@ def dice_ce_loss(
 
     Coming from:
         MONAI `DiceCELoss(softmax=True, to_onehot_y=True)`: `dice_weight=1, ce_weight=1,
-        smooth=1e-5`; its `include_background=False` lists the other `classes`. nnU-Net:
-        `dice_weight=1, ce_weight=1, dim=(0, 2, 3), smooth=1e-5, classes=range(1, C)`.
+        smooth=1e-5`; its `include_background=False` lists the other `classes`. nnU-Net, whose loss
+        is this minus 1: `dice_weight=1, ce_weight=1, dim=(0, 2, 3), smooth=1e-5,
+        classes=range(1, C)`.
 
     Source:
         Isensee et al., arXiv:1809.10486, eq. (1).

@@ -128,8 +128,8 @@ def generalized_dice_loss(
 
     Coming from:
         MONAI `GeneralizedDiceLoss(softmax=True, to_onehot_y=True)`: `activation="softmax",
-        smooth=0`; its smoothing of 1e-5 is on the scale of $1 / G_c^2$, so it grows with the
-        regions, to a third of the loss at 300 x 300 pixels. optax
+        smooth=0`. Its smoothing of 1e-5 is on the scale of $1 / G_c^2$, so it lowers the loss of
+        large images, by 13 % in a test at 400 x 500 pixels. optax
         `multiclass_generalized_dice_loss` is a weighted mean of Dice losses.
 
     Source:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from purelosses import _fused
 from purelosses._checks import (
     check_axis,
     check_choice,
@@ -153,9 +154,17 @@ def overlap(
     check_flag(function, "squared", squared)
     check_flag(function, "soft_target", soft_target)
     gamma = check_number(function, "gamma", gamma, minimum=0)
-    prediction, target, pixels, class_dim, dim = _prepare(
+    class_dim, dim = _check(
         function, name, prediction, target, activation, layout.class_dim, layout.dim, layout.where
     )
+    if not (squared or soft_target):
+        fused = _fused.overlap(
+            function, prediction, target, layout.where, activation, class_dim, dim, extras
+        )
+        if fused is not None:
+            pixels = _pixels(layout.where, class_dim)
+            return {**fused, "count": _count(fused["tp"], prediction, pixels, dim)}
+    prediction, target, pixels = _clean(prediction, target, class_dim, layout.where)
     target = _dense(function, prediction, target, class_dim)
     probs, complement = _probabilities(prediction, activation, class_dim)
     if squared or soft_target:
@@ -191,12 +200,7 @@ def overlap(
     if pixels is not None:
         sums = {key: torch.where(pixels, value, 0.0) for key, value in sums.items()}
     statistics = {key: _total(value, dim) for key, value in sums.items()}
-    if pixels is None:
-        pixels_per_region = math.prod([prediction.shape[axis] for axis in dim])
-        count = torch.full_like(statistics["tp"], pixels_per_region)
-    else:
-        count = pixels.expand(prediction.shape).sum(dim).to(prediction.dtype)
-    return {**statistics, "count": count}
+    return {**statistics, "count": _count(statistics["tp"], prediction, pixels, dim)}
 
 
 def confusion_statistics(
@@ -257,9 +261,8 @@ def confusion(
     """The confusion matrices, with messages that name the loss that was called."""
     check_floating(function, "prediction", prediction)
     class_dim = check_axis(function, "class_dim", class_dim, prediction.ndim, "prediction")
-    prediction, target, pixels, _, dim = _prepare(
-        function, "prediction", prediction, target, activation, class_dim, dim, where
-    )
+    _, dim = _check(function, "prediction", prediction, target, activation, class_dim, dim, where)
+    prediction, target, pixels = _clean(prediction, target, class_dim, where)
     if class_dim in dim:
         must = f"leave the class axis, {class_dim}, for it is summed apart"
         raise ValueError(complain(function, "dim", must, dim))
@@ -285,7 +288,7 @@ def confusion(
     return {"confusion": matrix, "count": count}
 
 
-def _prepare(
+def _check(
     function: str,
     name: str,
     prediction: Tensor,
@@ -294,8 +297,8 @@ def _prepare(
     class_dim: int | None,
     dim: int | tuple[int, ...] | None,
     where: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None, int | None, tuple[int, ...]]:
-    """Prediction and dense target, clean where they do not count; the mask; the axes."""
+) -> tuple[int | None, tuple[int, ...]]:
+    """The class axis and those of a region, counted from the front."""
     check_floating(function, name, prediction)
     check_choice(function, "activation", activation, (None, "sigmoid", "softmax"))
     if class_dim is not None:
@@ -305,21 +308,39 @@ def _prepare(
         got = class_dim if class_dim is None else f"an axis of {prediction.shape[class_dim]}"
         raise ValueError(complain(function, "class_dim", must, got))
     dim = _region_axes(function, name, prediction, class_dim, dim)
-    labels = check_target(function, target, prediction, name, class_dim)
-
-    prediction = promote(prediction)
-    target = target.long() if labels else target.to(prediction.dtype)
-    pixels = None
+    check_target(function, target, prediction, name, class_dim)
     if where is not None:
         shape, units = prediction.shape, f"`{name}`"
         if class_dim is not None:
             shape = shape[:class_dim] + shape[class_dim + 1 :]
             units += " without its class axis"
         check_where(function, where, shape, units, prediction)
-        pixels = where if class_dim is None else where.unsqueeze(class_dim)
+    return class_dim, dim
+
+
+def _clean(
+    prediction: Tensor, target: Tensor, class_dim: int | None, where: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Prediction and target, 0 where they do not count, and the mask along the classes."""
+    prediction = promote(prediction)
+    labels = target.ndim < prediction.ndim
+    target = target.long() if labels else target.to(prediction.dtype)
+    pixels = _pixels(where, class_dim)
+    if where is not None and pixels is not None:
         prediction = torch.where(pixels, prediction, 0.0)
         target = torch.where(where if labels else pixels, target, 0)
-    return prediction, target, pixels, class_dim, dim
+    return prediction, target, pixels
+
+
+def _pixels(where: Tensor | None, class_dim: int | None) -> Tensor | None:
+    return where if where is None or class_dim is None else where.unsqueeze(class_dim)
+
+
+def _count(like: Tensor, prediction: Tensor, pixels: Tensor | None, dim: tuple[int, ...]) -> Tensor:
+    """How many pixels count in each region."""
+    if pixels is None:
+        return torch.full_like(like, math.prod([prediction.shape[axis] for axis in dim]))
+    return pixels.expand(prediction.shape).sum(dim).to(like.dtype)
 
 
 def _dense(function: str, prediction: Tensor, target: Tensor, class_dim: int | None) -> Tensor:

@@ -3,6 +3,7 @@
 Adapters hold options and parameters; they compute nothing.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,13 @@ def _code(value: object) -> str:
     """The code that makes a value."""
     if isinstance(value, Tensor):
         device = "" if value.device.type == "cpu" else f", device={str(value.device)!r}"
-        return f"torch.tensor({value.tolist()!r}, dtype={value.dtype}{device})"
+        return f"torch.tensor({_code(value.tolist())}, dtype={value.dtype}{device})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {_code(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_code, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
     return name_of(value) if callable(value) else repr(value)
 
 

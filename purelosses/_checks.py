@@ -40,9 +40,15 @@ def check_floating(function: str, argument: str, value: object) -> None:
 
 def check_same_shape(function: str, argument: str, value: Tensor, other: str, like: Tensor) -> None:
     """`value` has the shape of `like` exactly (they never broadcast) and lies on its device."""
+    check_shape(function, argument, value, like.shape, f"`{other}`", like)
+
+
+def check_shape(
+    function: str, argument: str, value: Tensor, shape: Sequence[int], of: str, like: Tensor
+) -> None:
     check_real(function, argument, value)
-    if value.shape != like.shape:
-        must = f"have the shape of `{other}`, {tuple(like.shape)}"
+    if value.shape != shape:
+        must = f"have the shape of {of}, {tuple(shape)}"
         raise ValueError(complain(function, argument, must, tuple(value.shape)))
     check_device(function, argument, value, like)
 
@@ -188,3 +194,71 @@ def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tenso
             raise ValueError(complain(function, "target", must, found[1])) from None
     valid = (labels >= 0) & (labels < num_classes)
     return torch.where(valid, labels, 0), valid
+
+
+def elements(
+    function: str,
+    where: Tensor | None,
+    weights: Tensor | None,
+    reduction: str,
+    *,
+    axes: Sequence[int] = (),
+    lacking: Sequence[int] = (),
+    fill: float = 0.0,
+    **data: Tensor,
+) -> list[Tensor]:
+    """Data of one shape, checked, in the dtype of the first, and `fill` where `where` is False.
+
+    All are floating but the target, which may hold integers or booleans. `axes` are those that one
+    unit spans, and `lacking` those of them that the target does not have.
+    """
+    name, like = next(iter(data.items()))
+    check_floating(function, name, like)
+    for argument, value in data.items():
+        missing = lacking if argument == "target" else ()
+        if argument != "target":
+            check_floating(function, argument, value)
+        shape = without(like.shape, missing)
+        check_shape(function, argument, value, shape, _lacking(name, missing), like)
+    check_reduction(function, reduction)
+    units, of = without(like.shape, axes), _lacking(name, axes)
+    if weights is not None:
+        check_weights(function, weights, units, of, like)
+    dtype = promote(like).dtype
+    found = {argument: value.to(dtype) for argument, value in data.items()}
+    if where is not None:
+        check_where(function, where, units, of, like)
+        whole = with_axes(where, axes)
+        for argument, value in found.items():
+            mask = whole.squeeze(tuple(lacking)) if argument == "target" and lacking else whole
+            found[argument] = torch.where(mask, value, fill)
+    return list(found.values())
+
+
+def _lacking(name: str, axes: Sequence[int]) -> str:
+    listed = ", ".join(map(str, sorted(axes)))
+    return f"`{name}` without axis {listed}" if axes else f"`{name}`"
+
+
+def check_axes(
+    function: str, argument: str, axes: object, ndim: int, of: str, span: str
+) -> tuple[int, ...]:
+    """One axis or several, counted from the front; `span` says what lies along them."""
+    given = axes if isinstance(axes, tuple) else (axes,)
+    found = tuple(check_axis(function, argument, axis, ndim, of) for axis in given)
+    if not found or len(set(found)) < len(found):
+        must = f"name each axis of {span} once"
+        raise ValueError(complain(function, argument, must, axes))
+    return found
+
+
+def without(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+    """A shape without these axes, which are counted from the front."""
+    return tuple(n for axis, n in enumerate(shape) if axis not in axes)
+
+
+def with_axes(value: Tensor, axes: Sequence[int]) -> Tensor:
+    """A tensor that lacks these axes, with axes of 1 there."""
+    for axis in sorted(axes):
+        value = value.unsqueeze(axis)
+    return value

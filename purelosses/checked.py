@@ -24,6 +24,8 @@ from purelosses.transform import combined, name_of, per_sample, per_sample_grad
 _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "real": (-torch.inf, torch.inf, False),
     "positive": (0.0, torch.inf, False),
+    "counts": (0.0, torch.inf, False),
+    "log_scale": (-torch.inf, torch.inf, False),
     "weights": (0.0, torch.inf, False),
     "logits": (-torch.inf, torch.inf, False),
     "class_logits": (-torch.inf, torch.inf, True),
@@ -157,9 +159,24 @@ class checked:
         """The values with 0, which every domain has, where `where` is False."""
         where = arguments.get("where")
         regions = self._spec is not None and self._spec.unit.startswith("region")
-        data = self._names[1:3] if self._spec and self._spec.parameters else self._names[:2]
+        data = self._names[:2]
+        if self._spec is not None:
+            data = tuple(k for k in self._spec.cases[0].args if k != self._spec.parameters)
         if where is None or argument not in (*data, *(["weights"] * (not regions))):
             return values
-        if where.ndim < values.ndim:
-            where = where.unsqueeze(self._class_axis(arguments))
-        return torch.where(where, values, 0)
+        return torch.where(self._spread(where, values, arguments[data[0]], arguments), values, 0)
+
+    def _spread(
+        self, where: Tensor, values: Tensor, prediction: Tensor, arguments: Mapping[str, Any]
+    ) -> Tensor:
+        """`where` with the axes that the values have besides."""
+        if where.ndim == values.ndim:
+            return where
+        parameters = inspect.signature(self._function).parameters
+        names = ("class_dim",) if "class_dim" in parameters else ("dim", "ensemble_dim")
+        options = {k: arguments.get(k, parameters[k].default) for k in names if k in parameters}
+        axes = {k: axis if isinstance(axis, tuple) else (axis,) for k, axis in options.items()}
+        for axis in sorted(axis % prediction.ndim for spanned in axes.values() for axis in spanned):
+            where = where.unsqueeze(axis)
+        # The target of an ensemble of vectors has no members.
+        return where if where.ndim == values.ndim else where.squeeze(axes["ensemble_dim"])

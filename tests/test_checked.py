@@ -66,8 +66,11 @@ OUTSIDE = {
     "weights": [NAN, INF, -1e-6],
     "boxes": [NAN, INF, -INF],
     "positions": [NAN, INF, -1e-6, 2.001],
+    "counts": [NAN, INF, -1.0],
+    "log_scale": [NAN, INF, -INF],
 }
-EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "logits": [1e4, -1e4],
+EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "counts": [0.0, 1e30],
+         "log_scale": [40.0, -40.0], "logits": [1e4, -1e4],
          "class_logits": [1e4, -1e4], "unit": [0.0, 1.0], "mask": [0.0, 1.0],
          "distribution": [0.0, 1.0], "weights": [0.0, 1e30],
          "boxes": [1e30, -1e30], "positions": [0.0, 2.0]}  # fmt: skip
@@ -151,9 +154,20 @@ MASKED = [spec for spec in LOSSES.values() if spec.cases[0].where is not None]
 @pytest.mark.parametrize("spec", MASKED, ids=lambda spec: spec.name)
 def test_values_under_a_false_mask_are_ignored(spec, value):
     for case in spec.cases:
-        spoilt = poison(case.problem(3, where=True, weights=True), value)
-        loss, data, given = bind(spoilt, spec.loss)
-        pl.checked(loss)(*data, **given)
+        problem = case.problem(3, where=True, weights=True)
+        where = problem.tensors["where"]
+        axes = case.arrays["where"].names
+        for path in case.args:
+            if path == spec.parameters:
+                continue
+            array, tensor = case.arrays[path], problem.tensors[path]
+            mask = where
+            for position, axis in enumerate(array.names):
+                mask = mask if axis in axes else mask.unsqueeze(position)
+            garbage = 255 if array.domain == "labels" else value
+            spoilt = problem.having(**{path: torch.where(mask, tensor, garbage).to(tensor.dtype)})
+            loss, data, given = bind(spoilt, spec.loss)
+            pl.checked(loss)(*data, **given)
 
 
 def test_weights_under_a_false_mask_are_ignored():

@@ -17,8 +17,8 @@ import purelosses.nn as pnn
 from purelosses._numerics import promote, safe_divide
 from purelosses._reduce import reduce
 from purelosses.laws import LAWS, Check, Law, NotApplicable, Subject, judge
-from purelosses.registry import LOSSES, Equals, LossSpec
-from purelosses.regression import _residual
+from purelosses.registry import LOSSES, Array, Case, Equals, LossSpec
+from purelosses.regression.residual import residual_of
 
 Loss = Callable[..., Any]
 BROKEN: dict[str, Subject] = {}
@@ -278,6 +278,12 @@ misdescribed_copy.register_autograd(lambda ctx, gradient: gradient)
 misdescribed_copy.register_vmap(
     lambda info, in_dims, x: (torch.stack([misdescribed_copy(row) for row in x]), 0)
 )
+
+
+@breaks("G8", pl.huber_loss)
+def _(*data: Tensor, delta: Any = 1.0, **options: Any) -> Tensor:
+    loss = pl.huber_loss(*data, delta=delta, **options)
+    return loss * 1.5 if isinstance(delta, Tensor) else loss
 
 
 @breaks("G7", pl.mse_loss)
@@ -541,7 +547,7 @@ def _(
     reduction: Any = "mean",
 ) -> Tensor:
     """Rises with the residual, and falls again."""
-    residual = _residual("mse_loss", prediction, target, where, weights, reduction)
+    residual = residual_of("mse_loss", prediction, target, where, weights, reduction)
     squares = residual.clamp(-20, 20).square()
     return reduce(squares * torch.exp(-squares), reduction, where, weights)
 

@@ -18,7 +18,7 @@ from purelosses.registry import LOSSES
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name: getattr(purelosses, name) for name in purelosses.__all__}
-FAMILIES = ("regression", "classification", "segmentation", "boxes", "balance")
+FAMILIES = ("regression", "likelihood", "classification", "segmentation", "boxes", "balance")
 
 
 def text(path: str) -> str:
@@ -103,7 +103,7 @@ def test_a_loss_takes_data_by_position_and_options_by_keyword(name: str) -> None
     parameters = list(inspect.signature(PUBLIC[name]).parameters.values())
     kinds = [parameter.kind for parameter in parameters]
     data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert len(data) in (2, 3)
+    assert len(data) in (2, 3, 4)
     assert all(parameter.default is parameter.empty for parameter in data)
     assert set(kinds[len(data) :]) <= {inspect.Parameter.KEYWORD_ONLY}
 

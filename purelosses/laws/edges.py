@@ -106,10 +106,11 @@ def _(subject: Subject) -> Iterator[Check]:
     if not alike or arrays[prediction].domain in ("logits", "class_logits"):
         raise NotApplicable("its prediction and target are of different kinds")
     problem = subject.case.problem(0)
-    yield from finite("equal", subject, replacing(problem, prediction, problem.tensors[alike[0]]))
-    for value in (0.0, 1.0) if arrays[prediction].domain != "boxes" else ():
-        constant = replacing(replacing(problem, prediction, value), alike[0], value)
-        yield from finite(f"both {value}", subject, constant)
+    for name in alike:
+        yield from finite("equal", subject, replacing(problem, prediction, problem.tensors[name]))
+        for value in (0.0, 1.0) if arrays[prediction].domain != "boxes" else ():
+            constant = replacing(replacing(problem, prediction, value), name, value)
+            yield from finite(f"both {value}", subject, constant)
 
 
 BOXES = {

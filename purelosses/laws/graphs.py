@@ -1,8 +1,9 @@
 """Clauses G: tracing, compiling, exporting, and what must not happen there."""
 
+import inspect
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +153,37 @@ def _(subject: Subject) -> Iterator[Check]:
                 if name.startswith(("aten._to_copy", "aten.copy_")):
                     devices = {x.device.type for x in (*taken, *made) if x.numel() > 1}
                     yield true(f"{name} between {devices}", len(devices) < 2)
+
+
+def scheduled(subject: Subject) -> dict[str, float]:
+    """The options that may be a number or a tensor, where they are a number here."""
+    problem, found = subject.case.problem(0), {}
+    for name, parameter in inspect.signature(subject.spec.loss).parameters.items():
+        kinds = get_args(parameter.annotation)
+        value = problem.options.get(name, parameter.default)
+        if isinstance(value, Tensor) and not value.ndim:
+            value = float(value)
+        if float in kinds and Tensor in kinds and isinstance(value, int | float):
+            found[name] = float(value)
+    if not found:
+        raise NotApplicable("it has no option that may be a number or a tensor")
+    return found
+
+
+@law("G8", "Options scheduled as tensors equal numbers, and one graph serves all values.", "graph")
+def _(subject: Subject) -> Iterator[Check]:
+    import torch._dynamo.testing
+
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(scalar(subject.spec.loss), fullgraph=True, backend=counter)
+    problem, numbers = subject.case.problem(0), scheduled(subject)
+    for step in (0.0, 0.01, 0.02):
+        now = {name: value * (1 - step) if value else step for name, value in numbers.items()}
+        as_tensors = {name: torch.tensor(value) for name, value in now.items()}
+        value = problem(compiled, **as_tensors)
+        yield close(f"at {now}", value, subject.value(problem, **now), rtol=1e-5, atol=1e-6)
+    yield Check("graphs beyond the first", float(counter.frame_count - 1))
 
 
 @law("G7", "Compiled by inductor, value and gradient equal eager ones.", kind="slow")

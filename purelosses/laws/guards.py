@@ -86,7 +86,7 @@ INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64,
 
 @law("S2", "Integer and boolean targets give the result of float ones.")
 def _(subject: Subject) -> Iterator[Check]:
-    names = [k for k in subject.holding("mask", "labels") if k in subject.targets]
+    names = [k for k in subject.holding("mask", "labels", "counts") if k in subject.targets]
     for name, masked in product(names, (False, True) if subject.case.where else (False,)):
         problem = subject.case.problem(0, where=masked)
         expected = subject.value(problem)

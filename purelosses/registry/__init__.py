@@ -9,6 +9,7 @@ from purelosses.registry import (
     balance,
     boxes,
     classification,
+    likelihood,
     regression,
     segmentation,
     topology,
@@ -17,6 +18,6 @@ from purelosses.registry.core import Array, Case, Domain, Equals, LossSpec, Prob
 
 __all__ = ["LOSSES", "Array", "Case", "Domain", "Equals", "LossSpec", "Problem"]
 
-FAMILIES = (regression, classification, segmentation, topology, boxes, balance)
+FAMILIES = (regression, likelihood, classification, segmentation, topology, boxes, balance)
 
 LOSSES: dict[str, LossSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}

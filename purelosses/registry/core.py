@@ -10,6 +10,8 @@ from torch import Tensor
 Domain: TypeAlias = Literal[
     "real",  # finite
     "positive",  # finite, at least 0
+    "counts",  # finite, at least 0, and in samples whole
+    "log_scale",  # finite: the logarithm of a positive number whose square is representable
     "logits",  # finite scores before a sigmoid
     "class_logits",  # finite scores before a softmax, or minus infinity
     "unit",  # in [0, 1]
@@ -44,6 +46,10 @@ class Array:
         match self.domain:
             case "real" | "logits" | "class_logits":
                 return (2 * normal).to(dtype)
+            case "log_scale":
+                return normal.to(dtype)
+            case "counts":
+                return (7 * uniform).floor().to(dtype)
             case "positive" | "weights":
                 return (0.2 + 2 * uniform).to(dtype)
             case "unit":
@@ -126,7 +132,7 @@ class Problem:
     @property
     def differentiable(self) -> list[str]:
         """The paths of the tensors that a gradient is taken of."""
-        fixed = ("mask", "labels", "where", "weights")
+        fixed = ("mask", "labels", "counts", "where", "weights")
         return [k for k in self.tensors if self.case.arrays[k].domain not in fixed]
 
 
@@ -238,7 +244,7 @@ class LossSpec:
         """The name of its module: CamelCase, with acronyms as torch writes them."""
         acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
         acronyms |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
-        acronyms |= {"cldice": "ClDice", "dt": "DT", "nacl": "NACL"}
+        acronyms |= {"cldice": "ClDice", "dt": "DT", "nacl": "NACL", "crps": "CRPS", "nll": "NLL"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 

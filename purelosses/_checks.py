@@ -59,6 +59,21 @@ def check_real(function: str, argument: str, value: Tensor) -> None:
         raise TypeError(complain(function, argument, "be a real tensor", value.dtype))
 
 
+def check_integer(function: str, argument: str, value: object) -> None:
+    """`value` holds integers, such as labels; a boolean is a mask."""
+    check_tensor(function, argument, value)
+    dtype = value.dtype  # type: ignore[attr-defined]
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(complain(function, argument, "hold integers", dtype))
+
+
+def check_signs(function: str, argument: str, value: Tensor) -> None:
+    """The type of `value` can hold -1 and 1."""
+    if not value.dtype.is_signed:
+        must = "hold -1 and 1 (of a mask: 2 * mask.float() - 1)"
+        raise TypeError(complain(function, argument, must, value.dtype))
+
+
 def check_device(function: str, argument: str, value: Tensor, like: Tensor) -> None:
     if value.device != like.device:
         must = f"be on the device of the prediction, {like.device}"
@@ -105,6 +120,17 @@ def check_target(
     return True
 
 
+def check_ranks(
+    function: str, target: Tensor, shape: Sequence[int], units: str, like: Tensor
+) -> None:
+    """`target` holds labels of another number of classes than `like` has entries."""
+    check_integer(function, "target", target)
+    if target.shape != torch.Size(shape):
+        must = f"hold labels with the shape of {units}, {tuple(shape)}"
+        raise ValueError(complain(function, "target", must, tuple(target.shape)))
+    check_device(function, "target", target, like)
+
+
 def check_per_class(
     function: str, argument: str, value: Tensor, like: Tensor, class_dim: int
 ) -> None:
@@ -136,6 +162,7 @@ def check_number(
     above: float | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
 ) -> float | Tensor:
     """A Python number within its bounds, or a 0-dimensional tensor (whose value is not read).
 
@@ -158,12 +185,19 @@ def check_number(
         raise ValueError(complain(function, argument, f"be at least {minimum}", value))
     if maximum is not None and not value <= maximum:
         raise ValueError(complain(function, argument, f"be at most {maximum}", value))
+    if below is not None and not value < below:
+        raise ValueError(complain(function, argument, f"be less than {below}", value))
     return value
 
 
 def check_flag(function: str, argument: str, value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(complain(function, argument, "be True or False", repr(value)))
+def check_int(function: str, argument: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(complain(function, argument, "be an int", repr(value)))
+    if value < minimum:
+        raise ValueError(complain(function, argument, f"be at least {minimum}", value))
 
 
 def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -> int:
@@ -176,7 +210,9 @@ def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -
     return axis % ndim
 
 
-def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def check_labels(
+    function: str, labels: Tensor, num_classes: int, argument: str = "target"
+) -> tuple[Tensor, Tensor]:
     """Labels that are safe to index with, and which of them are valid.
 
     Where one is not, the loss must be NaN; plain eager code on the CPU raises instead. Nothing is
@@ -191,7 +227,7 @@ def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tenso
             if found is None:
                 raise
             must = f"hold class labels from 0 to {num_classes - 1} (mask others with `where`)"
-            raise ValueError(complain(function, "target", must, found[1])) from None
+            raise ValueError(complain(function, argument, must, found[1])) from None
     valid = (labels >= 0) & (labels < num_classes)
     return torch.where(valid, labels, 0), valid
 

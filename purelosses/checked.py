@@ -31,7 +31,10 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "class_logits": (-torch.inf, torch.inf, True),
     "unit": (0.0, 1.0, False),
     "boxes": (-torch.inf, torch.inf, False),
+    "sign": (-1.0, 1.0, False),
 }
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @cache
@@ -97,6 +100,7 @@ class checked:
 
     loss: Callable[..., Any]
     _names: tuple[str, ...] = field(init=False, compare=False)
+    _data: tuple[str, ...] = field(init=False, compare=False)
     _spec: Any = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,8 +113,13 @@ class checked:
             raise TypeError(complain("checked", "loss", must, repr(self.loss)))
         function = self._function
         spec = LOSSES.get(name_of(function))
-        object.__setattr__(self, "_names", tuple(inspect.signature(function).parameters))
-        object.__setattr__(self, "_spec", spec if spec and spec.loss is function else None)
+        spec = spec if spec and spec.loss is function else None
+        signature = inspect.signature(function).parameters.values()
+        positional = [p.name for p in signature if p.default is p.empty and p.kind in _POSITIONAL]
+        data = [name for name in positional if spec is None or name != spec.parameters]
+        object.__setattr__(self, "_names", tuple(parameter.name for parameter in signature))
+        object.__setattr__(self, "_data", tuple(data))
+        object.__setattr__(self, "_spec", spec)
         _define_operator()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -139,7 +148,7 @@ class checked:
             for values in optree.tree_leaves(tree):
                 if isinstance(values, Tensor):
                     values = self._counted(argument, values, arguments)
-                    low, high, infinite = _BOUNDS.get(domain) or self._label_bounds(arguments)
+                    low, high, infinite = self._bounds(domain, arguments)
                     torch.ops.purelosses.check(
                         values.detach(), low, high, infinite, function, argument
                     )
@@ -151,20 +160,22 @@ class checked:
         axis: int = arguments.get("class_dim", default)
         return axis
 
-    def _label_bounds(self, arguments: Mapping[str, Any]) -> tuple[float, float, bool]:
-        classes = arguments[self._names[0]].shape[self._class_axis(arguments)]
-        return 0.0, float(classes - 1), False
+    def _bounds(self, domain: str | int, arguments: Mapping[str, Any]) -> tuple[float, float, bool]:
+        if isinstance(domain, str) and domain in _BOUNDS:
+            return _BOUNDS[domain]
+        classes = domain
+        if isinstance(domain, str):
+            classes = arguments[self._data[0]].shape[self._class_axis(arguments)]
+        return 0.0, float(classes) - 1, False
 
     def _counted(self, argument: str, values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """The values with 0, which every domain has, where `where` is False."""
         where = arguments.get("where")
         regions = self._spec is not None and self._spec.unit.startswith("region")
-        data = self._names[:2]
-        if self._spec is not None:
-            data = tuple(k for k in self._spec.cases[0].args if k != self._spec.parameters)
-        if where is None or argument not in (*data, *(["weights"] * (not regions))):
+        if where is None or argument not in (*self._data, *(["weights"] * (not regions))):
             return values
-        return torch.where(self._spread(where, values, arguments[data[0]], arguments), values, 0)
+        whole = self._spread(where, values, arguments[self._data[0]], arguments)
+        return torch.where(whole, values, 0)
 
     def _spread(
         self, where: Tensor, values: Tensor, prediction: Tensor, arguments: Mapping[str, Any]

@@ -4,7 +4,7 @@
     python tools/gen_nn.py --check   fails if the file is not what would be written
 
 Data go to `forward`: the positional arguments, `where` and `weights`. Options go to `__init__`.
-A loss with parameters (there is a `<name>_init`) gets them as `nn.Parameter`s; one with state (and
+A loss with parameters (made by its `<name>_init`) gets them as `nn.Parameter`s; one with state (and
 a `<name>_update`) gets it as buffers, and a method that updates them.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import purelosses
-from purelosses.registry import LOSSES
+from purelosses.registry import LOSSES, LossSpec
 
 TARGET = Path(purelosses.__file__).with_name("nn.py")
 PER_CALL = ("where", "weights")
@@ -53,10 +53,12 @@ def declared(argument: ast.arg, default: ast.expr | None = None) -> str:
     return text if default is None else f"{text} = {ast.unparse(default)}"
 
 
-def write_class(name: str, module: str, function: Callable[..., Any]) -> str:
+def write_class(spec: LossSpec) -> str:
+    name, module, function = spec.name, spec.module, spec.loss
     signature = arguments(function)
-    init = getattr(purelosses, name.removesuffix("_loss") + "_init", None)
-    update = getattr(purelosses, name.removesuffix("_loss") + "_update", None)
+    # An init without parameters makes state, which the caller updates and passes as data.
+    init = getattr(purelosses, name.removesuffix("_loss") + "_init") if spec.parameters else None
+    update = getattr(purelosses, name.removesuffix("_loss") + "_update", None) if init else None
     returns = ast.unparse(ast.parse(inspect.getsource(function)).body[0].returns)  # type: ignore[attr-defined]
     keywords = list(zip(signature.kwonlyargs, signature.kw_defaults, strict=True))
     options = [(a, d) for a, d in keywords if a.arg not in PER_CALL]
@@ -138,7 +140,7 @@ def write_update(update: Callable[..., Any], state: str, options: set[str]) -> l
 
 
 def generate() -> str:
-    classes = [write_class(spec.name, spec.module, spec.loss) for spec in LOSSES.values()]
+    classes = [write_class(spec) for spec in LOSSES.values()]
     body = "\n\n".join(classes)
     names = sorted(["CombinedLoss", "Criterion", *(spec.module for spec in LOSSES.values())])
     text = HEADER.format(imports=imports(body), names=names) + "\n\n" + body

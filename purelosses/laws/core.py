@@ -140,6 +140,11 @@ class Subject:
         return list(self.case.args)[1 if self.spec.parameters else 0]
 
     @property
+    def parameters(self) -> list[str]:
+        """The paths of the loss's own parameters."""
+        return [k for k in self.case.arrays if k.split(".")[0] == self.spec.parameters]
+
+    @property
     def targets(self) -> list[str]:
         """The names of the data after the prediction."""
         return list(self.case.args)[2 if self.spec.parameters else 1 :]

@@ -173,8 +173,9 @@ def _(subject: Subject) -> Iterator[Check]:
     problem = subject.case.problem(0, sizes={"B": 1})
     yield from finite("one sample", subject, problem)
     for name in subject.targets:
-        if subject.case.arrays[name].domain in ("mask", "labels", "unit"):
-            for value in (0, 1):
+        domain = subject.case.arrays[name].domain
+        if domain in ("mask", "sign", "labels", "unit"):
+            for value in (-1, 1) if domain == "sign" else (0, 1):
                 alone = replacing(problem, name, value)
                 yield from finite(f"one sample of {value}", subject, alone)
 
@@ -205,7 +206,7 @@ def _(subject: Subject) -> Iterator[Check]:
     (name,) = subject.holding("logits", "class_logits")
     problem = subject.case.problem(0)
     target, domain = problem.tensors["target"], subject.case.arrays["target"].domain
-    if domain not in ("mask", "labels"):
+    if domain not in ("mask", "sign", "labels"):
         raise NotApplicable("a soft target has no confident mistake")
     best = subject.spec.perfect(problem) if subject.spec.perfect else None
     direction = problem.tensors[name] * 0 - 1 if best is None else best.tensors[name].sign()

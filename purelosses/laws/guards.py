@@ -86,7 +86,7 @@ INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64,
 
 @law("S2", "Integer and boolean targets give the result of float ones.")
 def _(subject: Subject) -> Iterator[Check]:
-    names = [k for k in subject.holding("mask", "labels", "counts") if k in subject.targets]
+    names = [k for k in subject.holding("mask", "sign", "labels", "counts") if k in subject.targets]
     for name, masked in product(names, (False, True) if subject.case.where else (False,)):
         problem = subject.case.problem(0, where=masked)
         expected = subject.value(problem)
@@ -101,6 +101,8 @@ def _(subject: Subject) -> Iterator[Check]:
         for dtype in INTEGERS:
             if hard and dense.get(name) == "labels":
                 continue  # with a class axis, integers are labels
+            if subject.case.arrays[name].domain == "sign" and not dtype.is_signed:
+                continue
             given = problem.having(**{name: problem.tensors[name].to(dtype)})
             yield same(f"{name} as {dtype}", subject.value(given), expected)
         if hard:
@@ -241,6 +243,5 @@ def _(subject: Subject) -> Iterator[Check]:
     for problem in ordinary(subject):
         result = total(subject.call_module(module, problem))
         yield same("module and function", result, subject.value(problem))
-    problem = subject.case.problem(0)
-    own = {k for k in problem.tensors if k.split(".")[0] == subject.spec.parameters}
+    own = set(subject.parameters)
     yield true(f"state_dict holds {sorted(module.state_dict())}", set(module.state_dict()) == own)

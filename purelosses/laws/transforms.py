@@ -151,7 +151,7 @@ def _(subject: Subject) -> Iterator[Check]:
         raise NotApplicable("it has no parameters of its own")
     module = subject.build()
     problems = [subject.case.problem(seed) for seed in range(3)]
-    own = [k for k in problems[0].tensors if k.split(".")[0] == subject.spec.parameters]
+    own = subject.parameters
     ensemble = [problems[0].having(**{k: p.tensors[k] for k in own}) for p in problems]
     loop = torch.stack([subject.value(problem) for problem in ensemble])
     for value, problem in zip(loop, ensemble, strict=True):

@@ -10,6 +10,7 @@ from purelosses.registry import (
     boxes,
     classification,
     likelihood,
+    noise,
     regression,
     segmentation,
     topology,
@@ -18,6 +19,6 @@ from purelosses.registry.core import Array, Case, Domain, Equals, LossSpec, Prob
 
 __all__ = ["LOSSES", "Array", "Case", "Domain", "Equals", "LossSpec", "Problem"]
 
-FAMILIES = (regression, likelihood, classification, segmentation, topology, boxes, balance)
+FAMILIES = (regression, likelihood, classification, noise, segmentation, topology, boxes, balance)
 
 LOSSES: dict[str, LossSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}

@@ -16,6 +16,7 @@ Domain: TypeAlias = Literal[
     "class_logits",  # finite scores before a softmax, or minus infinity
     "unit",  # in [0, 1]
     "mask",  # 0 or 1
+    "sign",  # -1 or 1
     "labels",  # integers from 0 to C - 1
     "positions",  # reals from 0 to C - 1
     "distribution",  # at least 0, summing to 1 along the class axis
@@ -56,6 +57,8 @@ class Array:
                 return (0.05 + 0.9 * uniform).to(dtype)
             case "mask":
                 return (uniform > 0.5).to(dtype)
+            case "sign":
+                return torch.where(uniform > 0.5, 1, -1).to(dtype)
             case "labels":
                 return (uniform * sizes["C"]).long()
             case "positions":
@@ -132,7 +135,7 @@ class Problem:
     @property
     def differentiable(self) -> list[str]:
         """The paths of the tensors that a gradient is taken of."""
-        fixed = ("mask", "labels", "counts", "where", "weights")
+        fixed = ("mask", "sign", "labels", "counts", "where", "weights")
         return [k for k in self.tensors if self.case.arrays[k].domain not in fixed]
 
 
@@ -207,7 +210,8 @@ class LossSpec:
     unit: str  # in words, for the documentation
     cases: tuple[Case, ...]
     # What the values of each argument must be, for `checked`; may depend on the call.
-    domains: Callable[[Mapping[str, Any]], Mapping[str, Domain]]
+    # A number K stands for labels from 0 to K - 1 where the class axis does not tell how many.
+    domains: Callable[[Mapping[str, Any]], Mapping[str, Domain | int]]
     parameters: str | None = None  # the argument made by `<name>_init`
     init: Mapping[str, Any] = field(
         default_factory=dict
@@ -245,6 +249,7 @@ class LossSpec:
         acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
         acronyms |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
         acronyms |= {"cldice": "ClDice", "dt": "DT", "nacl": "NACL", "crps": "CRPS", "nll": "NLL"}
+        acronyms |= {"kl": "KL", "js": "JS", "elr": "ELR"}
         return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
 
 
@@ -264,7 +269,7 @@ def confident(problem: Problem) -> Problem | None:
     """Logits that leave no doubt about a hard target."""
     name, target = next(iter(problem.case.args)), problem.tensors["target"]
     domain = problem.case.arrays["target"].domain
-    if domain not in ("mask", "labels") or problem.options.get("label_smoothing"):
+    if domain not in ("mask", "sign", "labels") or problem.options.get("label_smoothing"):
         return None
     prediction = problem.tensors[name]
     if domain == "labels":
@@ -273,7 +278,36 @@ def confident(problem: Problem) -> Problem | None:
     target = target.to(prediction.dtype)
     if problem.case.arrays[name].domain in ("unit", "distribution"):
         return problem.having(**{name: target})
-    return problem.having(**{name: 80 * target - 40})
+    return problem.having(**{name: 40 * target if domain == "sign" else 80 * target - 40})
+
+
+def class_domains(arguments: Mapping[str, Any]) -> Mapping[str, Domain | int]:
+    """What the losses of class logits and a target accept."""
+    return {"logits": "class_logits", "target": target_domain(arguments)}
+
+
+def class_cases(
+    name: str = "labels", *, skip: Mapping[str, str] | None = None, **options: Any
+) -> tuple[Case, Case]:
+    """Class logits with labels, and with probabilities along the last axis."""
+    return (
+        Case(
+            name,
+            {"logits": Array("class_logits", "B C N"), "target": Array("labels", "B N")},
+            unit="B N",
+            where="B N",
+            options=options,
+            skip=skip or {},
+        ),
+        Case(
+            f"{name} as probabilities".replace("labels as ", ""),
+            {"logits": Array("class_logits", "B C"), "target": Array("distribution", "B C")},
+            unit="B",
+            where="B",
+            options={"class_dim": -1, **options},
+            skip=skip or {},
+        ),
+    )
 
 
 def one_hot(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

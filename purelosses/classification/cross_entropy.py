@@ -1,4 +1,4 @@
-r"""Losses between predicted class scores and labels or class probabilities."""
+r"""Cross-entropy of yes-or-no labels and of one class among several."""
 
 from functools import partial
 

@@ -39,6 +39,7 @@ docs: .venv/.ok  ## build the documentation into site/
 
 bench: .venv/.ok  ## measure what a call costs
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/multitask.py
 
 gen: .venv/.ok  ## write the modules, missing pages and the navigation from the functions
 	$(BIN)/python tools/gen_nn.py

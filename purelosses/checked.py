@@ -18,6 +18,7 @@ from torch import Tensor
 
 from purelosses._checks import complain
 from purelosses._types import PyTree
+from purelosses.balance._tasks import spread
 from purelosses.transform import combined, name_of, per_sample, per_sample_grad
 
 # The bounds of each domain, and whether minus infinity is allowed besides.
@@ -76,9 +77,9 @@ class checked:
     """The same loss, with its values checked: for finding bad data, at the price of synchronising.
 
     Predictions and targets must be finite and in their domain (probabilities in [0, 1], labels
-    among the classes), weights at least 0. What `where` excludes is not looked at. A loss that this
-    library does not know is checked for finite tensors. The checks fire in eager code and under
-    `grad`, `vmap`, `jvp` and `torch.compile`.
+    among the classes), weights at least 0. What `where` or `mask` exclude is not looked at. A loss
+    that this library does not know is checked for finite tensors. The checks fire in eager code and
+    under `grad`, `vmap`, `jvp` and `torch.compile`.
 
     Args:
         loss: A loss, or a `functools.partial` of one.
@@ -145,8 +146,13 @@ class checked:
             domains = {**self._spec.domains(arguments), "weights": "weights"}
         for argument, domain in domains.items():
             tree: PyTree = arguments.get(argument)
-            for values in optree.tree_leaves(tree):
+            leaves: list[Any] = optree.tree_leaves(tree)
+            masks: list[Any] = [None] * len(leaves)
+            if argument == "losses" and self._spec is not None and "mask" in arguments:
+                masks = spread(function, "mask", arguments["mask"], tree)
+            for values, mask in zip(leaves, masks, strict=True):
                 if isinstance(values, Tensor):
+                    values = values if mask is None else torch.where(mask, values, 0)
                     values = self._counted(argument, values, arguments)
                     low, high, infinite = self._bounds(domain, arguments)
                     torch.ops.purelosses.check(

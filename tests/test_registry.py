@@ -15,6 +15,7 @@ import purelosses
 import purelosses.nn
 from purelosses.laws import LAWS
 from purelosses.registry import LOSSES
+from purelosses.registry.core import module_name
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name: getattr(purelosses, name) for name in purelosses.__all__}
@@ -44,8 +45,17 @@ def test_every_function_of_a_family_is_public(family: str) -> None:
 
 
 def test_every_loss_has_a_module() -> None:
-    by_hand = {"Criterion", "CombinedLoss"}
-    assert set(purelosses.nn.__all__) - by_hand == {spec.module for spec in LOSSES.values()}
+    by_hand = {"Balancing", "Criterion", "CombinedLoss"}
+    pairs = {name.removesuffix("_update") for name in PUBLIC if name.endswith("_update")}
+    stateful = {module_name(name) for name in pairs if f"{name}_loss" not in PUBLIC}
+    losses = {spec.module for spec in LOSSES.values()}
+    assert set(purelosses.nn.__all__) - by_hand == losses | stateful
+
+
+def test_every_update_has_a_first_state() -> None:
+    updates = [name.removesuffix("_update") for name in PUBLIC if name.endswith("_update")]
+    assert updates
+    assert [name for name in updates if f"{name}_init" not in PUBLIC] == []
 
 
 def test_every_loss_has_an_oracle() -> None:
@@ -103,7 +113,7 @@ def test_a_loss_takes_data_by_position_and_options_by_keyword(name: str) -> None
     parameters = list(inspect.signature(PUBLIC[name]).parameters.values())
     kinds = [parameter.kind for parameter in parameters]
     data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert len(data) in (2, 3, 4)
+    assert len(data) in ((1, 2, 3) if data[0].name == "losses" else (2, 3, 4))
     assert all(parameter.default is parameter.empty for parameter in data)
     assert set(kinds[len(data) :]) <= {inspect.Parameter.KEYWORD_ONLY}
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from purelosses._checks import REDUCTIONS
 from purelosses._types import PyTree
 from purelosses.registry import Case, Domain, LossSpec, Problem
+from purelosses.registry.core import PER_CALL
 
 Status: TypeAlias = Literal["pass", "fail", "n/a"]
 
@@ -87,7 +88,8 @@ class Subject:
         """The module of this case."""
         if self.module is None:
             raise NotApplicable("it has no module")
-        return self.module(*self.init, **self.case.options)
+        options = {k: v for k, v in self.case.options.items() if k not in PER_CALL}
+        return self.module(*self.init, **options)
 
     @property
     def init(self) -> list[Any]:
@@ -97,7 +99,7 @@ class Subject:
     def call_module(self, module: nn.Module, problem: Problem) -> Any:
         """The module on the data of a problem, whose parameters it is given first."""
         data, keywords = problem.arguments
-        given = {k: v for k, v in keywords.items() if k not in problem.options}
+        given = {k: v for k, v in keywords.items() if k in PER_CALL}
         parameters = {k: problem.tensors[k] for k in module.state_dict()}
         return torch.func.functional_call(
             module, parameters, tuple(data[1:] if self.spec.parameters else data), given
@@ -307,7 +309,8 @@ def scalar(loss: Callable[..., Any]) -> Callable[..., Tensor]:
 
 def with_options(problem: Problem, convert: Callable[[Tensor], Tensor]) -> Problem:
     """A problem with its tensors, those among the options too, converted."""
-    options = {k: convert(x) if isinstance(x, Tensor) else x for k, x in problem.options.items()}
+    given: PyTree = dict(problem.options)
+    options: Any = optree.tree_map(lambda x: convert(x) if isinstance(x, Tensor) else x, given)
     moved = problem.map(lambda x, _: convert(x))
     return Problem(moved.case, moved.tensors, options)
 

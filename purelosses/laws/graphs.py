@@ -22,6 +22,7 @@ from purelosses.laws.core import (
     ordinary,
     positions,
     scalar,
+    tensors_of,
     true,
     with_options,
 )
@@ -90,9 +91,9 @@ def _(subject: Subject) -> Iterator[Check]:
 def _(subject: Subject) -> Iterator[Check]:
     # No other axis is as long as these batches, so that none is taken for the batch.
     problem, other = (subject.case.problem(0, sizes={"B": batch}) for batch in (7, 9))
-    options = {k: x for k, x in problem.options.items() if isinstance(x, Tensor)}
+    options = {k: x for k, x in problem.options.items() if tensors_of(x)}
 
-    def function(tensors: dict[str, Tensor], options: dict[str, Tensor]) -> Any:
+    def function(tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
         given = Problem(problem.case, tensors, {**problem.options, **options})
         derivative = torch.func.grad_and_value(subject.function(given), positions(given))
         return derivative(*inputs(given))

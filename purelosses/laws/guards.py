@@ -27,7 +27,8 @@ from purelosses.laws.core import (
     true,
     with_options,
 )
-from purelosses.registry import Problem
+from purelosses.registry import Array, Problem
+from purelosses.registry.core import PER_CALL
 
 
 def misfits(subject: Subject) -> Iterator[tuple[str, Problem, tuple[int, ...], tuple[int, ...]]]:
@@ -60,6 +61,22 @@ def _(subject: Subject) -> Iterator[Check]:
                 f"{subject.spec.name}: `{subject.spec.parameters}",
             )
     if subject.case.unit is None:
+        return
+    trees = [name for name, tree in subject.case.args.items() if not isinstance(tree, Array)]
+    for name in trees:
+        problem = subject.case.problem(0)
+        data, options = problem.arguments
+        tensor = next(x for k, x in problem.tensors.items() if k.split(".")[0] == name)
+        for wrong in ({}, [], tensor.unsqueeze(-1), {"another": tensor.unsqueeze(-1)}):
+            args = [wrong if k == name else x for k, x in zip(subject.case.args, data, strict=True)]
+            yield raises(
+                f"{name} {wrong!r}",
+                (ValueError,),
+                partial(subject.spec.loss, *args, **options),
+                f"{subject.spec.name}: `",
+                " must ",
+            )
+    if trees:
         return
     for name, problem, got, fits in misfits(subject):
         yield raises(
@@ -221,7 +238,9 @@ def _(subject: Subject) -> Iterator[Check]:
     subject.build()
     assert subject.module is not None
     as_tensors = {
-        k: torch.tensor(v) if isinstance(v, float) else v for k, v in subject.case.options.items()
+        k: torch.tensor(v) if isinstance(v, float) else v
+        for k, v in subject.case.options.items()
+        if k not in PER_CALL
     }
     module = subject.module(*subject.init, **as_tensors)
     moved = copy.deepcopy(module).to("meta")

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import optree
 import torch
 from torch import Tensor
+
+from purelosses._types import PyTree
 
 Domain: TypeAlias = Literal[
     "real",  # finite
@@ -187,9 +190,27 @@ class Case:
             drawn.pop("where", None)
         if not weights:
             drawn.pop("weights", None)
-        cast = {k: x.to(dtype) if x.is_floating_point() else x for k, x in self.options.items()
-                if isinstance(x, Tensor)}  # fmt: skip
-        return Problem(self, drawn, {**self.options, **cast})
+        given: PyTree = dict(self.options)
+        options: Any = optree.tree_map(
+            lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, given
+        )
+        return Problem(self, drawn, options)
+
+
+# Keywords that are data, new at each call; the other keywords are options.
+PER_CALL = ("where", "weights", "mask", "after")
+
+_ACRONYMS = {"bce": "BCE", "ce": "CE", "cldice": "ClDice", "cov": "CoV", "crps": "CRPS",
+             "dt": "DT", "dwa": "DWA", "elr": "ELR", "famo": "FAMO", "gradnorm": "GradNorm",
+             "js": "JS", "kl": "KL", "l1": "L1", "mcc": "MCC", "mse": "MSE", "nacl": "NACL",
+             "nll": "NLL", "ntk": "NTK", "relobralo": "ReLoBRaLo",
+             "softadapt": "SoftAdapt"}  # fmt: skip
+_ACRONYMS |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
+
+
+def module_name(function: str) -> str:
+    """CamelCase, with acronyms as torch writes them, and as the authors do."""
+    return "".join(_ACRONYMS.get(word, word.capitalize()) for word in function.split("_"))
 
 
 @dataclass(frozen=True)
@@ -245,12 +266,8 @@ class LossSpec:
 
     @property
     def module(self) -> str:
-        """The name of its module: CamelCase, with acronyms as torch writes them."""
-        acronyms = {"bce": "BCE", "ce": "CE", "l1": "L1", "mcc": "MCC", "mse": "MSE"}
-        acronyms |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
-        acronyms |= {"cldice": "ClDice", "dt": "DT", "nacl": "NACL", "crps": "CRPS", "nll": "NLL"}
-        acronyms |= {"kl": "KL", "js": "JS", "elr": "ELR"}
-        return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
+        """The name of its module."""
+        return module_name(self.name)
 
 
 def target_domain(arguments: Mapping[str, Any]) -> Domain:

@@ -193,6 +193,8 @@ def check_number(
 def check_flag(function: str, argument: str, value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(complain(function, argument, "be True or False", repr(value)))
+
+
 def check_int(function: str, argument: str, value: object, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(complain(function, argument, "be an int", repr(value)))

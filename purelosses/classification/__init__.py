@@ -8,6 +8,9 @@ from purelosses.classification.cross_entropy import (
     binary_cross_entropy_loss,
     binary_cross_entropy_with_logits,
     cross_entropy_loss,
+    sigmoid_focal_loss,
+    sigmoid_focal_with_logits,
+    softmax_focal_loss,
 )
 from purelosses.classification.distribution import (
     Direction,
@@ -64,6 +67,9 @@ __all__ = [
     "logit_adjustment",
     "multiclass_hinge_loss",
     "poly1_loss",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_with_logits",
     "smooth_labels",
     "soft_margin_loss",
+    "softmax_focal_loss",
 ]

@@ -10,7 +10,6 @@ from torch.func import grad, hessian, jacrev, jvp, vmap
 
 import purelosses as pl
 import purelosses.nn as pnn
-from purelosses.laws.reductions import poison
 from purelosses.registry import LOSSES
 
 NAN, INF = float("nan"), float("inf")

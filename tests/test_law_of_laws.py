@@ -17,7 +17,7 @@ import purelosses.nn as pnn
 from purelosses._numerics import promote, safe_divide
 from purelosses._reduce import reduce
 from purelosses.laws import LAWS, Check, Law, NotApplicable, Subject, judge
-from purelosses.registry import LOSSES, Array, Case, Equals, LossSpec
+from purelosses.registry import LOSSES, Equals, LossSpec
 from purelosses.regression.residual import residual_of
 
 Loss = Callable[..., Any]

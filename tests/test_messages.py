@@ -1,28 +1,43 @@
-"""Bad input, for every argument of every loss: one form of message, and the right kind of error."""
+"""Bad input, for every argument of every loss: one form of message, and the right kind of error.
+
+What is wrong with a value follows from the annotation of its argument; the tables below say what an
+annotation cannot.
+"""
 
 import inspect
 import re
+from collections.abc import Sequence
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
+from torch import Tensor
 
 import purelosses as pl
 from purelosses.registry import LOSSES
 
 FORM = r"{}: `{}[^`]*` must .+, got .+"
-DATA = ("prediction", "logits", "boxes", "target")
-DATA = ("prediction", "logits", "target", "distance_map")
-NUMBERS = ("delta", "smooth", "label_smoothing", "dice_weight", "bce_weight", "cldice_weight",
-           "penalty_weight", "alpha")  # fmt: skip
 X = torch.zeros(2, 3, 4)
 LABELS = torch.zeros(2, 4, dtype=torch.long)
-NUMBERS = ("alpha", "beta", "gamma", "delta", "smooth", "label_smoothing", "dice_weight",
-           "bce_weight", "ce_weight", "focal_weight", "tversky_weight", "iou_threshold",
-           "theta")  # fmt: skip
-POSITIVE = {("huber_loss", "delta"), ("focal_tversky_loss", "gamma")}
-SHARES = {("cross_entropy_loss", "label_smoothing"), ("dice_ce_loss", "label_smoothing"),
-          ("sigmoid_focal_loss", "alpha"), ("unified_focal_loss", "gamma"),
-          ("unified_focal_loss", "delta")}  # fmt: skip
+
+# What numbers must be, by the name of the option or of the loss and the option. At least 0, unless:
+ANY = (
+    "dice_weight", "bce_weight", "ce_weight", "focal_weight", "tversky_weight", "cldice_weight",
+    "penalty_weight", "active_weight", "passive_weight", "epsilon", "log_temperature", "log_zero",
+    "general_robust_loss.alpha", "tweedie_deviance_loss.power", "bi_tempered_loss.t2",
+    "bi_tempered_loss.t1", "confidence_penalty_loss.beta",
+)  # fmt: skip
+POSITIVE = (
+    "c", "df", "scale", "temperature", "mu", "huber_loss.delta", "pseudo_huber_loss.delta",
+    "wiou_loss.delta", "charbonnier_loss.eps",
+    "interval_score_loss.alpha", "focal_tversky_loss.gamma", "hausdorff_dt_loss.alpha",
+    "cldice_loss.smooth", "dice_cldice_loss.smooth",
+)  # fmt: skip
+AT_MOST_1 = (
+    "label_smoothing", "q", "interval_score_loss.alpha", "sigmoid_focal_loss.alpha",
+    "unified_focal_loss.delta", "unified_focal_loss.gamma", "bootstrap_loss.beta",
+    "js_divergence_loss.beta",
+)  # fmt: skip
 
 
 def good_call(spec):
@@ -36,141 +51,151 @@ def good_call(spec):
     return named
 
 
+def data_of(spec):
+    """The tensors that are given by position."""
+    kinds = inspect.signature(spec.loss).parameters.values()
+    return [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD and p.annotation is Tensor]
+
+
+def of_tasks(spec):
+    """Whether it is a loss of task losses: those are in test_task_messages.py."""
+    return "losses" in inspect.signature(spec.loss).parameters
+
+
 def longer(x):
     return torch.cat([x, x[:1]]) if x.ndim else x.expand(2)
 
 
 def corruptions(spec):
     """(argument, what is wrong, a function of the good value, the error)."""
-    parameters = inspect.signature(spec.loss).parameters
-    for name in parameters:
-        if name in (*DATA, "where", "weights", "class_weights", "distance"):
+    data, good = data_of(spec), good_call(spec)
+    for name, parameter in inspect.signature(spec.loss).parameters.items():
+        kinds = get_args(parameter.annotation) or (parameter.annotation,)
+        names = (name, f"{spec.name}.{name}")
+        number = float in kinds and Tensor in kinds and Sequence not in map(get_origin, kinds)
+        if parameter.annotation is Tensor or name in ("where", "weights", "class_weights"):
             yield name, "a list", lambda x: x.tolist(), TypeError
             yield name, "an array", lambda x: x.numpy(), TypeError
             yield name, "an extra axis", lambda x: x.unsqueeze(-1), ValueError
             yield name, "too long", longer, ValueError
             yield name, "complex", lambda x: x.to(torch.complex64), TypeError
             yield name, "another device", lambda x: x.to("meta"), ValueError
-        if name in DATA:
+        if name in data:
             yield name, "None", lambda x: None, TypeError
             yield name, "a number", lambda x: 0.5, TypeError
             yield name, "too short", lambda x: x[:-1], ValueError
-        if name in ("prediction", "logits", "boxes"):
+        if name in data and name not in ("target", "distance_map"):
             yield name, "integers", lambda x: x.long(), TypeError
             yield name, "booleans", lambda x: x > 0, TypeError
         if name == "where":
             yield name, "floats", lambda x: x.float(), TypeError
             yield name, "integers", lambda x: x.long(), TypeError
-        if name in NUMBERS:
-            if parameters[name].default is not None:
+        if number:
+            if parameter.default is not None:
                 yield name, "None", lambda x: None, TypeError
-            yield name, "None", lambda x: None, TypeError
             yield name, "a string", lambda x: "1.0", TypeError
             yield name, "a boolean", lambda x: True, TypeError
             yield name, "a complex number", lambda x: 1j, TypeError
             yield name, "a complex tensor", lambda x: torch.tensor(1j), TypeError
             yield name, "a vector", lambda x: torch.ones(2), ValueError
             yield name, "a tensor of one element", lambda x: torch.ones(1), ValueError
-        if name in NUMBERS and not name.endswith("_weight"):
-            yield name, "NaN", lambda x: float("nan"), ValueError
-            yield name, "negative", lambda x: -1.0, ValueError
-        if (spec.name, name) in POSITIVE:
-        if name in ("delta", "smooth", "label_smoothing", "alpha"):
-            yield name, "NaN", lambda x: float("nan"), ValueError
-            yield name, "negative", lambda x: -1.0, ValueError
-        if name in ("delta", "alpha"):
-            yield name, "zero", lambda x: 0, ValueError
-        if (spec.name, name) in SHARES:
-            yield name, "more than 1", lambda x: 1.5, ValueError
-        if name == "smooth" and spec.name != "mcc_loss":
+            if not set(names) & set(ANY):
+                yield name, "NaN", lambda x: float("nan"), ValueError
+                yield name, "negative", lambda x: -1.0, ValueError
+            if set(names) & set(POSITIVE):
+                yield name, "zero", lambda x: 0, ValueError
+            if set(names) & set(AT_MOST_1):
+                yield name, "more than 1", lambda x: 1.5, ValueError
+        if number and any(get_origin(kind) is tuple for kind in kinds):
             yield name, "one of a pair", lambda x: (1.0,), TypeError
             yield name, "three", lambda x: (1.0, 1.0, 1.0), TypeError
             yield name, "a pair of tensors", lambda x: (torch.ones(()), torch.ones(())), TypeError
             yield name, "a negative loss", lambda x: (2.0, 1.0), ValueError
             yield name, "a negative numerator", lambda x: (-1.0, 1.0), ValueError
-        if name in ("squared", "soft_target", "asymmetric"):
+        if bool in kinds:
             yield name, "None", lambda x: None, TypeError
             yield name, "a number", lambda x: 1, TypeError
             yield name, "a string", lambda x: "True", TypeError
-        if name in ("empty", "weight_type"):
+        if get_origin(parameter.annotation) is Literal or any(
+            get_origin(kind) is Literal for kind in kinds
+        ):
             yield name, "misspelt", lambda x: "penalise", ValueError
-            yield name, "None", lambda x: None, ValueError
-        if name == "class_dim":
+            yield name, "a function", lambda x: torch.sigmoid, ValueError
+            if type(None) not in kinds and name != "classes":
+                yield name, "None", lambda x: None, ValueError
+        if name == "classes":
+            yield name, "empty", lambda x: [], ValueError
+            yield name, "not there", lambda x: [0, 99], ValueError
+            if "class_dim" not in spec.cases[0].options and parameter.default != "present":
+                yield name, "without a class axis", lambda x: [0], ValueError
+        axis = int in kinds and name.endswith("dim")
+        if axis and not any(get_origin(kind) is tuple for kind in kinds):
             yield name, "past the last axis", lambda x: 99, ValueError
             yield name, "before the first axis", lambda x: -99, ValueError
             yield name, "a float", lambda x: 1.0, TypeError
             yield name, "a boolean", lambda x: True, TypeError
             yield name, "a string", lambda x: "1", TypeError
-        if name == "dim":
+        elif axis:
+            last = good[data[0]].ndim - 1
             yield name, "past the last axis", lambda x: 99, ValueError
             yield name, "before the first axis", lambda x: (0, -99), ValueError
             yield name, "the same twice", lambda x: (1, 1), ValueError
-            last = len(next(iter(spec.cases[0].arrays.values())).names) - 1
             yield name, "the same from both ends", lambda x, last=last: (last, -1), ValueError
             yield name, "empty", lambda x: (), ValueError
             yield name, "a float", lambda x: (0, 1.0), TypeError
-        if name == "classes":
-            yield name, "a misspelt word", lambda x: "presnt", ValueError
-            yield name, "empty", lambda x: [], ValueError
-            yield name, "not there", lambda x: [0, 99], ValueError
-            if spec.cases[0].options.get("class_dim") is None:
-                yield name, "without a class axis", lambda x: [0], ValueError
-        if name == "activation":
-            yield name, "misspelt", lambda x: "sigmod", ValueError
-            yield name, "a function", lambda x: torch.sigmoid, ValueError
-        if name in ("fmt", "kind", "version"):
-            yield name, "misspelt", lambda x: "xyxz", ValueError
-            yield name, "None", lambda x: None, ValueError
-            yield name, "a number", lambda x: 1, ValueError
-        if name == "image_size":
-            yield name, "one number", lambda x: 640, ValueError
-            yield name, "three numbers", lambda x: (3, 640, 640), ValueError
-            yield name, "zero", lambda x: (640, 0), ValueError
-            yield name, "a string", lambda x: "640x640", ValueError
-            yield name, "strings", lambda x: ("640", "640"), TypeError
-            yield name, "a tensor of two", lambda x: torch.ones(2), ValueError
-        if name == "state":
-            yield name, "None", lambda x: None, ValueError
-            yield name, "empty", lambda x: {}, ValueError
-            yield name, "a number", lambda x: {"mean": 1.0}, ValueError
-            yield name, "a vector", lambda x: {"mean": torch.ones(1)}, ValueError
-            yield (
-                name,
-                "another device",
-                lambda x: {"mean": torch.ones((), device="meta")},
-                ValueError,
-            )
-            yield name, "no class", lambda x: [99], ValueError
-        if name == "activation":
-            yield name, "misspelt", lambda x: "sigmod", ValueError
-            yield name, "a function", lambda x: torch.sigmoid, ValueError
-        if name in ("method", "penalty"):
-            yield name, "misspelt", lambda x: "sorted", ValueError
-            yield name, "None", lambda x: None, ValueError
-        if name in ("iters", "kernel_size"):
+        elif int in kinds and float not in kinds:
             yield name, "negative", lambda x: -1, ValueError
             yield name, "a float", lambda x: 3.0, TypeError
             yield name, "a boolean", lambda x: True, TypeError
             yield name, "a string", lambda x: "3", TypeError
-        if name == "kernel_size":
-            yield name, "even", lambda x: 2, ValueError
-        if name == "spacing":
-            yield name, "zero", lambda x: 0, ValueError
-            yield name, "negative along an axis", lambda x: (1.0, -1.0), ValueError
-            yield name, "too short", lambda x: (1.0,), ValueError
-            yield name, "a tensor", lambda x: torch.ones(2), TypeError
-            yield name, "tensors", lambda x: [torch.ones(()), 1.0], TypeError
-            yield name, "a string", lambda x: "1", TypeError
-            yield name, "strings", lambda x: ("1", "1"), TypeError
-        if name == "reduction":
-            yield name, "misspelt", lambda x: "avarage", ValueError
-            yield name, "torch's old", lambda x: "elementwise_mean", ValueError
-            yield name, "None", lambda x: None, ValueError
+        yield from of_its_own(name)
+
+
+def of_its_own(name):
+    """Corruptions of options that are like no other."""
+    if name == "quantiles":
+        yield name, "None", lambda x: None, TypeError
+        yield name, "a string", lambda x: "0.5", TypeError
+        yield name, "NaN", lambda x: float("nan"), ValueError
+        yield name, "more than 1", lambda x: [0.5, 1.5], ValueError
+        yield name, "empty", lambda x: [], ValueError
+        yield name, "falling", lambda x: [0.9, 0.1], ValueError
+        yield name, "the same twice", lambda x: (0.5, 0.5), ValueError
+        yield name, "a string among them", lambda x: [0.5, "0.9"], TypeError
+        yield name, "a matrix", lambda x: torch.full((2, 2), 0.5), ValueError
+        yield name, "an empty tensor", lambda x: torch.zeros(0), ValueError
+        yield name, "complex", lambda x: torch.ones(2, dtype=torch.complex64), TypeError
+    if name == "kernel_size":
+        yield name, "even", lambda x: 2, ValueError
+    if name == "image_size":
+        yield name, "one number", lambda x: 640, ValueError
+        yield name, "three numbers", lambda x: (3, 640, 640), ValueError
+        yield name, "zero", lambda x: (640, 0), ValueError
+        yield name, "a string", lambda x: "640x640", ValueError
+        yield name, "strings", lambda x: ("640", "640"), TypeError
+        yield name, "a tensor of two", lambda x: torch.ones(2), ValueError
+    if name == "spacing":
+        yield name, "zero", lambda x: 0, ValueError
+        yield name, "negative along an axis", lambda x: (1.0, -1.0), ValueError
+        yield name, "too short", lambda x: (1.0,), ValueError
+        yield name, "a tensor", lambda x: torch.ones(2), TypeError
+        yield name, "tensors", lambda x: [torch.ones(()), 1.0], TypeError
+        yield name, "a string", lambda x: "1", TypeError
+        yield name, "strings", lambda x: ("1", "1"), TypeError
+    if name == "state":
+        yield name, "None", lambda x: None, ValueError
+        yield name, "empty", lambda x: {}, ValueError
+        yield name, "a number", lambda x: {"mean": 1.0}, ValueError
+        yield name, "a vector", lambda x: {"mean": torch.ones(1)}, ValueError
+        yield name, "another device", lambda x: {"mean": torch.ones((), device="meta")}, ValueError
+    if name == "reduction":
+        yield name, "torch's old", lambda x: "elementwise_mean", ValueError
 
 
 BAD = [
     pytest.param(spec, name, corrupt, error, id=f"{spec.name}-{name}-{what}")
     for spec in LOSSES.values()
+    if not of_tasks(spec)
     for name, what, corrupt, error in corruptions(spec)
 ]
 
@@ -183,20 +208,24 @@ def test_bad_argument(spec, name, corrupt, error):
     with pytest.raises((ValueError, TypeError)) as caught:
         spec.loss(**call)
     message = str(caught.value)
-    # Of two data that disagree in shape or device, the second is the one to blame.
-    blamed = f"(?:{name}|target)" if name in ("prediction", "logits", "boxes") else name
-    second = "target|distance_map"
-    blamed = f"(?:{name}|{second})" if name in ("prediction", "logits") else name
+    # Of several data that disagree in shape or device, the later is the one to blame.
+    data = data_of(spec)
+    blamed = f"(?:{'|'.join([*data, 'params'])})" if name == data[0] else name
     assert re.fullmatch(FORM.format(spec.name, blamed), message, re.DOTALL)
     assert type(caught.value) is error, message
 
 
 def test_every_argument_is_tested():
     tested = {(bad.values[0].name, bad.values[1]) for bad in BAD}
-    trees = {"log_vars", "losses", "likelihood"}  # below
-    for spec in LOSSES.values():
-        for name in inspect.signature(spec.loss).parameters:
-            assert (spec.name, name) in tested or name in trees, (spec.name, name)
+    # Parameters in trees: test_robust.py, test_ordinal.py.
+    missing = [
+        (spec.name, name)
+        for spec in LOSSES.values()
+        if not of_tasks(spec)
+        for name in inspect.signature(spec.loss).parameters
+        if (spec.name, name) not in tested and name != "params"
+    ]
+    assert missing == []
 
 
 REDUCED = [spec for spec in LOSSES.values() if spec.cases[0].unit is not None]
@@ -212,9 +241,12 @@ def test_a_misspelt_reduction_names_the_allowed_ones(spec):
     )
 
 
-DENSE = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_loss", "sigmoid_focal_loss",
-         "dice_loss", "jaccard_loss", "tversky_loss", "focal_tversky_loss", "log_cosh_dice_loss",
-         "mcc_loss", "dice_bce_loss", "dice_focal_loss")  # fmt: skip
+DENSE = [
+    spec.name
+    for spec in LOSSES.values()
+    if len(spec.cases[0].args) == len(data_of(spec)) == 2
+    and {array.axes for array in spec.cases[0].arrays.values()} == {spec.cases[0].unit}
+]
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -223,7 +255,7 @@ DENSE = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_loss", "sigm
 def test_prediction_and_target_never_broadcast(name, one, other):
     with pytest.raises(ValueError, match="have the shape of") as caught:
         getattr(pl, name)(torch.rand(one), torch.rand(other))
-    like = "logits" if "logits" in inspect.signature(getattr(pl, name)).parameters else "prediction"
+    like = next(iter(inspect.signature(getattr(pl, name)).parameters))
     assert str(caught.value) == (
         f"{name}: `target` must have the shape of `{like}`, {one}, got {other}"
     )

@@ -4,8 +4,8 @@
     python tools/gen_nn.py --check   fails if the file is not what would be written
 
 Data go to `forward`: the positional arguments and keywords such as `where`. Options go to
-`__init__`. A loss with parameters (made by its `<name>_init`) gets them as `nn.Parameter`s; one with
-state (and a `<name>_update`) gets it as buffers, and a method that updates them. A pair
+`__init__`. A loss with parameters (made by its `<name>_init`) gets them as `nn.Parameter`s; one
+with state (and a `<name>_update`) gets it as buffers, and a method that updates them. A pair
 `<name>_init`, `<name>_update` without a loss becomes a module with the state in buffers, whose
 `forward` changes nothing and whose `update` keeps the new state.
 """

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_choice, check_number, elements
+from purelosses._checks import check_flag, check_number, elements
 from purelosses._numerics import (
     LARGE,
     as_scalar,
@@ -71,7 +71,7 @@ def poisson_nll_loss(
     log_rate, target = elements(
         "poisson_nll_loss", where, weights, reduction, log_rate=log_rate, target=target
     )
-    check_choice("poisson_nll_loss", "full", full, (False, True))
+    check_flag("poisson_nll_loss", "full", full)
     losses = log_rate.exp() - target * log_rate
     if full:
         losses = losses + torch.lgamma(target + 1)
@@ -143,7 +143,7 @@ def gamma_nll_loss(
         log_shape=log_shape,
         target=target,
     )
-    check_choice("gamma_nll_loss", "full", full, (False, True))
+    check_flag("gamma_nll_loss", "full", full)
     log_target = target.log()
     gap, shape = log_target - log_mean, log_shape.exp()
     far = target * (log_shape - log_mean).exp() - shape * (1 + gap)
@@ -223,7 +223,7 @@ def negative_binomial_nll_loss(
         log_shape=log_shape,
         target=target,
     )
-    check_choice("negative_binomial_nll_loss", "full", full, (False, True))
+    check_flag("negative_binomial_nll_loss", "full", full)
     shape, gap = log_shape.exp(), log_mean - log_shape
     # r log(1 + μ / r) for μ << r, where its derivative by r would cancel.
     rare = gap < -1

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_axis, check_choice, check_floating, check_number, elements
+from purelosses._checks import check_axis, check_flag, check_floating, check_number, elements
 from purelosses._numerics import as_scalar, log1p_square, log_partition, log_rising
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
@@ -27,7 +27,7 @@ def _standardized(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
 
 def _with_constant(function: str, losses: Tensor, full: bool, constant: float | Tensor) -> Tensor:
     """The losses, with what does not depend on the prediction only if they shall be `full`."""
-    check_choice(function, "full", full, (False, True))
+    check_flag(function, "full", full)
     return losses + constant if full else losses
 
 

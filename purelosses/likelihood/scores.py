@@ -7,7 +7,7 @@ from torch import Tensor
 
 from purelosses._checks import (
     check_axis,
-    check_choice,
+    check_flag,
     check_floating,
     check_number,
     complain,
@@ -20,7 +20,7 @@ from purelosses._types import Reduction
 
 def _check_members(function: str, prediction: Tensor, dim: int, fair: bool) -> int:
     """How many members an ensemble has."""
-    check_choice(function, "fair", fair, (False, True))
+    check_flag(function, "fair", fair)
     members, least = prediction.shape[dim], 2 if fair else 1
     if members < least:
         must = f"have at least {least} members along axis {dim}"

@@ -8,7 +8,16 @@ with 60 digits, where even a formula that cancels is right.
 from collections.abc import Callable
 from typing import Any
 
-from oracles import balance, boxes, classification, likelihood, noise, regression, segmentation, topology
+from oracles import (
+    balance,
+    boxes,
+    classification,
+    likelihood,
+    noise,
+    regression,
+    segmentation,
+    topology,
+)
 from oracles.core import exact_sigmoid, exact_softmax
 
 __all__ = ["EXACT", "ORACLES", "exact_sigmoid", "exact_softmax"]

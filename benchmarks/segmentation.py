@@ -181,9 +181,7 @@ def terms() -> Row:
     )
 
 
-def labels(
-    batch: int, classes: int, height: int, width: int
-) -> tuple[Tensor, Tensor]:
+def labels(batch: int, classes: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(batch, classes, height, width, generator=generator)
     return logits, torch.randint(classes, (batch, height, width), generator=generator)
@@ -226,9 +224,7 @@ def focal() -> Row:
     x, y = masks()
     ours = partial(pl.sigmoid_focal_loss, alpha=0.25)
     theirs = partial(vision.sigmoid_focal_loss, reduction="mean")
-    kornias = partial(
-        kornia.binary_focal_loss_with_logits, alpha=0.25, gamma=2.0, reduction="mean"
-    )
+    kornias = partial(kornia.binary_focal_loss_with_logits, alpha=0.25, gamma=2.0, reduction="mean")
     return Row(
         "sigmoid focal, 8×1×512×512",
         x,
@@ -260,9 +256,7 @@ def lovasz() -> Row:
             OURS: step(ours, x, y),
             "ours, by sorting": step(pl.lovasz_hinge_loss, x, y),
             "SMP": step(smp.LovaszLoss("binary"), x, y),
-            "kornia": step(
-                lambda x, y: kornia.lovasz_hinge_loss(x, y.squeeze(1).long()), x, y
-            ),
+            "kornia": step(lambda x, y: kornia.lovasz_hinge_loss(x, y.squeeze(1).long()), x, y),
         },
         [Goal("time", OURS, "SMP", 0.2)],
         rounds=7,
@@ -344,7 +338,8 @@ def peak(call: Call) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         result = call()
     del result
-    assert record.profiler is not None and record.profiler.kineto_results is not None
+    assert record.profiler is not None
+    assert record.profiler.kineto_results is not None
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     level = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -541,8 +536,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             lines = Path(folder) / "results"
             subprocess.run(
-                [sys.executable, __file__, "--worker", allocator, "--json", lines]
-                + ["--rows", *options.rows],
+                [
+                    sys.executable,
+                    __file__,
+                    "--worker",
+                    allocator,
+                    "--json",
+                    lines,
+                    "--rows",
+                    *options.rows,
+                ],
                 env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATORS[allocator]},
                 check=True,
             )

@@ -142,13 +142,14 @@ def write_update(update: Callable[..., Any], state: str, options: set[str]) -> l
 
 
 def pairs() -> dict[str, Callable[..., Any]]:
-    """The update of every public pair `<name>_init`, `<name>_update`, by the name."""
+    """The update of every balancer: a public pair `<name>_init`, `<name>_update`, by its name."""
     public = vars(purelosses)
     names = [name.removesuffix("_update") for name in public if name.endswith("_update")]
     return {
         name: public[f"{name}_update"]
         for name in names
-        if f"{name}_init" in public and f"{name}_loss" not in public
+        if f"{name}_init" in public
+        and public[f"{name}_update"].__module__.startswith("purelosses.balance")
     }
 
 

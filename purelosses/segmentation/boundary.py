@@ -8,7 +8,6 @@ from torch import Tensor
 from purelosses._checks import check_number, check_real, check_same_shape
 from purelosses._numerics import promote
 from purelosses._types import Activation, Reduction
-from purelosses.segmentation.overlap import Classes
 from purelosses.segmentation.pixels import (
     check_regions,
     check_spacing,
@@ -19,6 +18,7 @@ from purelosses.segmentation.pixels import (
     probabilities,
     reduce_regions,
 )
+from purelosses.segmentation.regions import Classes
 from purelosses.segmentation.statistics import _region_axes
 
 

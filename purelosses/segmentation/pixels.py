@@ -22,7 +22,7 @@ from purelosses._checks import (
 from purelosses._numerics import class_mask, promote, softmax_and_complement
 from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
-from purelosses.segmentation.overlap import Classes
+from purelosses.segmentation.regions import Classes
 from purelosses.segmentation.statistics import _region_axes, class_axis
 
 

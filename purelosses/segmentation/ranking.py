@@ -9,7 +9,6 @@ from torch import Tensor
 from purelosses._checks import check_axis, check_choice, check_floating
 from purelosses._numerics import softmax_and_complement
 from purelosses._types import Reduction
-from purelosses.segmentation.overlap import Classes
 from purelosses.segmentation.pixels import (
     check_regions,
     count_pixels,
@@ -17,6 +16,7 @@ from purelosses.segmentation.pixels import (
     masked_pixels,
     reduce_regions,
 )
+from purelosses.segmentation.regions import Classes
 
 # The buckets of a histogram are floating-point numbers without their last digits: 32 powers of two,
 # each in 2 ** 11 steps.

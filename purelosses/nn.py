@@ -90,8 +90,6 @@ __all__ = [
     "GeneralizedWassersteinDiceLoss",
     "GeometricMeanLoss",
     "GradNorm",
-    "Gradvac",
-    "GroupDro",
     "HausdorffDTLoss",
     "HingeLoss",
     "HuberLoss",
@@ -4348,35 +4346,6 @@ class TemperedCrossEntropyLoss(Adapter):
         __call__ = forward
 
 
-class GroupDro(StatefulAdapter):
-    """Raise the weights of the groups with large losses, for [`group_dro`][purelosses.group_dro].
-
-    The module of [`group_dro_update`][purelosses.group_dro_update]:
-    options here, data in the call.
-    """
-
-    eta: float | Tensor
-
-    def __init__(self, num_groups: int, *, eta: float | Tensor = 0.01) -> None:
-        super().__init__(num_groups=structure_of(num_groups), eta=eta)
-        self.state = Buffers(purelosses.group_dro_init(num_groups))
-
-    def forward(
-        self, losses: Tensor, groups: Tensor, *, where: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """`(weights, state)`, as the function returns them."""
-        return purelosses.group_dro_update(
-            self.state.tree(), losses, groups, eta=self.eta, where=where
-        )
-
-    def update(self, losses: Tensor, groups: Tensor, *, where: Tensor | None = None) -> PyTree:
-        """The weights; the new state is kept."""
-        return self._move(self(losses, groups, where=where))
-
-    if TYPE_CHECKING:
-        __call__ = forward
-
-
 class CoVWeights(StatefulAdapter):
     """CoV weighting: tasks whose loss still varies get more; the weights sum to 1.
 
@@ -4697,31 +4666,6 @@ class SoftAdapt(StatefulAdapter):
     def update(self, losses: PyTree, *, mask: PyTree = None) -> PyTree:
         """The weights; the new state is kept."""
         return self._move(self(losses, mask=mask))
-
-    if TYPE_CHECKING:
-        __call__ = forward
-
-
-class Gradvac(StatefulAdapter):
-    """Weights of the sum of gradients, each turned towards its usual cosines (GradVac).
-
-    The module of [`gradvac_update`][purelosses.gradvac_update]:
-    options here, data in the call.
-    """
-
-    beta: float | Tensor
-
-    def __init__(self, tasks: PyTree, *, beta: float | Tensor = 0.5) -> None:
-        super().__init__(tasks=structure_of(tasks), beta=beta)
-        self.state = Buffers(purelosses.gradvac_init(tasks))
-
-    def forward(self, gramian: PyTree, order: Tensor) -> tuple[PyTree, dict[str, Tensor]]:
-        """`(weights, state)`, as the function returns them."""
-        return purelosses.gradvac_update(self.state.tree(), gramian, order, beta=self.beta)
-
-    def update(self, gramian: PyTree, order: Tensor) -> PyTree:
-        """The weights; the new state is kept."""
-        return self._move(self(gramian, order))
 
     if TYPE_CHECKING:
         __call__ = forward

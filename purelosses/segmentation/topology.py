@@ -20,6 +20,7 @@ from purelosses._checks import (
 from purelosses._numerics import log_partition, promote, share, weighted
 from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
+from purelosses.segmentation.overlap import dice_from_statistics
 from purelosses.segmentation.pixels import (
     Regions,
     check_regions,
@@ -30,7 +31,7 @@ from purelosses.segmentation.pixels import (
     probabilities,
     reduce_regions,
 )
-from purelosses.segmentation.regions import Classes, dice_from_statistics
+from purelosses.segmentation.regions import Classes
 from purelosses.segmentation.statistics import _region_axes
 
 _RECOMPUTE_FROM = 2**16  # pixels, from which memory matters more than the time of a call

@@ -131,6 +131,8 @@ def _(subject: Subject) -> Iterator[Check]:
 def _(subject: Subject) -> Iterator[Check]:
     for name in subject.holding("labels"):
         problem = subject.case.problem(0)
+        torch._dynamo.reset()
+        compiled = torch.compile(scalar(subject.spec.loss), backend="eager", fullgraph=True)
         for bad in (-1, problem.case.sizes["C"], 255):
             labels = problem.tensors[name].clone()
             labels.view(-1)[0] = bad
@@ -140,8 +142,6 @@ def _(subject: Subject) -> Iterator[Check]:
             yield raises(f"label {bad}", (ValueError,), call, *fragments)
             meta = with_options(wrong, lambda x: x.to("meta"))
             yield true("meta tensors pass", subject.value(meta).is_meta)
-            torch._dynamo.reset()
-            compiled = torch.compile(scalar(subject.spec.loss), backend="eager", fullgraph=True)
             try:
                 value = wrong(compiled)
             except Exception as error:

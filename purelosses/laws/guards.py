@@ -60,8 +60,6 @@ def _(subject: Subject) -> Iterator[Check]:
                 partial(subject.spec.loss, wrong, *data[1:], **options),
                 f"{subject.spec.name}: `{subject.spec.parameters}",
             )
-    if subject.case.unit is None:
-        return
     trees = [name for name, tree in subject.case.args.items() if not isinstance(tree, Array)]
     for name in trees:
         problem = subject.case.problem(0)
@@ -76,7 +74,7 @@ def _(subject: Subject) -> Iterator[Check]:
                 f"{subject.spec.name}: `",
                 " must ",
             )
-    if trees:
+    if trees or subject.case.unit is None:
         return
     for name, problem, got, fits in misfits(subject):
         yield raises(

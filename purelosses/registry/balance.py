@@ -193,7 +193,7 @@ SPECS = (
                 {
                     "logits": Array("class_logits", "B C N"),
                     "target": Array("labels", "B N"),
-                    "log_temperature": Array("real"),
+                    "log_temperature": Array("log_scale"),
                 },
                 unit="B N",
                 where="B N",
@@ -203,7 +203,7 @@ SPECS = (
                 {
                     "logits": Array("class_logits", "B C"),
                     "target": Array("distribution", "B C"),
-                    "log_temperature": Array("real"),
+                    "log_temperature": Array("log_scale"),
                 },
                 unit="B",
                 where="B",
@@ -213,7 +213,7 @@ SPECS = (
         lambda arguments: {
             "logits": "class_logits",
             "target": target_domain(arguments),
-            "log_temperature": "real",
+            "log_temperature": "log_scale",
         },
         bounded=(0.0, torch.inf),
         perfect=_confident_when_cooled,
@@ -222,5 +222,6 @@ SPECS = (
         permutable="B N",
         cross_entropy=True,
         equals=(Equals("cross_entropy_loss of the logits over the temperature", _cooled),),
+        accuracy_floor=(1e-6, "the gap of the logits multiplies the rounding of the temperature"),
     ),
 )

@@ -67,9 +67,10 @@ OUTSIDE = {
     "positions": [NAN, INF, -1e-6, 2.001],
     "counts": [NAN, INF, -1.0],
     "log_scale": [NAN, INF, -INF],
+    "sign": [NAN, INF, -1.001, 255.0],
 }
 EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "counts": [0.0, 1e30],
-         "log_scale": [40.0, -40.0], "logits": [1e4, -1e4],
+         "log_scale": [40.0, -40.0], "sign": [-1.0, 1.0], "logits": [1e4, -1e4],
          "class_logits": [1e4, -1e4], "unit": [0.0, 1.0], "mask": [0.0, 1.0],
          "distribution": [0.0, 1.0], "weights": [0.0, 1e30],
          "boxes": [1e30, -1e30], "positions": [0.0, 2.0]}  # fmt: skip

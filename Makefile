@@ -19,11 +19,13 @@ demo: .venv/.data  ## train a two-task U-Net on real nuclei: a table and a pictu
 test: .venv/.ok  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-slow: .venv/.ok  ## run the tests that compile with inductor
+slow: .venv/.ok  ## run the tests that take minutes each, as those that compile with inductor
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
+# For the laws that inductor compiles (hours, on two cores): make laws MARK="slow or not slow"
+MARK ?= not slow
 laws: .venv/.ok  ## record what the laws find, for the documentation
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow or not slow" tests/test_laws.py --laws docs/data/laws.json
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "$(MARK)" tests/test_laws.py --laws docs/data/laws.json
 
 check: .venv/.ok  ## lint, format, types, generated modules, documentation
 	$(BIN)/ruff check
@@ -31,7 +33,8 @@ check: .venv/.ok  ## lint, format, types, generated modules, documentation
 	$(BIN)/mypy
 	$(BIN)/python tools/gen_nn.py --check
 	$(BIN)/python tools/gen_pages.py --check
-	$(MAKE) slow docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_laws.py -k "G7 and (mse_loss or dice_bce_loss)"
+	$(MAKE) docs
 
 # Never with -q, which hides the warnings that --strict counts.
 docs: .venv/.ok  ## build the documentation into site/

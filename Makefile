@@ -40,9 +40,10 @@ check: .venv/.ok  ## lint, format, types, generated modules, documentation
 docs: .venv/.ok  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: .venv/.ok  ## measure what a call costs
+bench: .bench/.ok  ## measure what a call costs, beside the peers
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/multitask.py
+	.bench/bin/python benchmarks/segmentation.py --json docs/data/benchmarks_segmentation.json
 
 gen: .venv/.ok  ## write the modules, missing pages and the navigation from the functions
 	$(BIN)/python tools/gen_nn.py
@@ -61,7 +62,7 @@ lock:  ## write constraints.txt from a fresh environment
 	rm -rf .lock
 
 clean:  ## remove everything that was built
-	rm -rf .venv .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
+	rm -rf .venv .bench .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # pip first: the one that comes with Python 3.11 does not know --group.
@@ -69,6 +70,16 @@ clean:  ## remove everything that was built
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(INSTALL) --upgrade pip
 	$(BIN)/$(INSTALL) --constraint constraints.txt $(EVERYTHING)
+	touch $@
+
+# The peers, beside what .venv has: the same torch, and nothing of theirs where the tests run.
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+.bench/.ok: .venv/.ok
+	$(PYTHON) -m venv .bench
+	$(BIN)/python -c '$(PACKAGES)' > "$$(.bench/bin/python -c '$(PACKAGES)')/venv.pth"
+	echo "$(CURDIR)" >> "$$(.bench/bin/python -c '$(PACKAGES)')/venv.pth"
+	.bench/bin/$(INSTALL) --upgrade pip
+	.bench/bin/$(INSTALL) --constraint constraints.txt --group bench
 	touch $@
 
 # Only for the image that it ships; its dependencies stay out.

@@ -215,11 +215,11 @@ def _lovasz_extension(
 
 
 def _few(pixels: int) -> bool:
-    """Whether sorting is faster. Where a compiler leaves the number open, one graph is for all."""
-    if torch.compiler.is_compiling():
+    """Whether sorting is faster. An exported program is one for all sizes: it sorts if in doubt."""
+    if torch.compiler.is_exporting():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-        return statically_known_true(pixels < _SORT_BELOW)
+        return not statically_known_true(pixels >= _SORT_BELOW)
     return pixels < _SORT_BELOW
 
 

@@ -63,7 +63,8 @@ def test_hostile_negative_binomial(full):
     """log r up to 30: at r = 1e8 a difference of log-gammas in float32 has no digit left."""
     exact = partial(EXACT["negative_binomial_nll_loss"], full=full)
     shapes = (0.0, -3.0, 2.0, 9.0, math.log(1e8), 30.0)
-    means, counts = (0.0, -0.4, 2.0, 9.0, -17.0), COUNTS[:-1]
+    # log y! of larger counts has no more digits than float32 has for it: 82109 for 10000.
+    means, counts = (0.0, -0.4, 2.0, 9.0, -17.0), COUNTS[:5] if full else COUNTS
     exact_grid(
         pl.negative_binomial_nll_loss, exact, means, shapes, counts, conditioned=True, full=full
     )

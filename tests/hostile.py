@@ -41,9 +41,19 @@ def hostile(loss, exact, derivative, grid):
     assert_exact(gradient, [derivative(*pair) for pair in pairs], 1e-5, pairs)
 
 
-def exact_grid(loss, exact, *axes, **options):
-    """Values within 2e-6 on all combinations of the numbers, unit by unit."""
+def exact_grid(loss, exact, *axes, conditioned=False, **options):
+    """Values within 2e-6 on all combinations of the numbers, unit by unit.
+
+    With `conditioned`, for losses whose terms have both signs and cancel: or within what 2
+    units of the last digit of each number are worth, or 2e-8.
+    """
     columns = [single(column) for column in zip(*product(*axes), strict=True)]
     points = list(zip(*(column.tolist() for column in columns), strict=True))
     losses = loss(*columns, reduction="none", **options)
-    assert_exact(losses, [exact(*point) for point in points], 2e-6, points)
+    for got, point in zip(losses, points, strict=True):
+        truth, floor = exact(*point), SMALLEST
+        if conditioned:
+            steps = [[*point[:k], mpf(x) * (1 + mpf(2) ** -22), *point[k + 1 :]]
+                     for k, x in enumerate(point)]  # fmt: skip
+            floor = max(2e-8, mp.fsum(abs(exact(*moved) - truth) for moved in steps))
+        assert_exact(got.reshape(1), [truth], 2e-6, [point], floor)

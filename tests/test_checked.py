@@ -91,8 +91,10 @@ def domains_of(spec, case):
                   if not mask.flatten()[0]]  # fmt: skip
     for path, array in case.arrays.items():
         if array.domain not in ("where", "labels") and path not in unlabelled:
-            # A task loss may be negative, unless its loss says otherwise.
-            yield path, spec.domains({})["losses"] if path in tasks else array.domain
+            # A task loss may be negative, unless its loss says otherwise; and so is a map of
+            # signed distances, which the registry draws of one sign.
+            domain = "real" if path == "distance_map" else array.domain
+            yield path, spec.domains({})["losses"] if path in tasks else domain
 
 
 PLANTED = [pytest.param(spec, case, path, value, id=f"{spec.name}-{case.name}-{path}-{value}")

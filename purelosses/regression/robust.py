@@ -279,7 +279,10 @@ def general_kernel(z: Tensor, alpha: Tensor) -> Tensor:
     unit = torch.where(close, 1.0, root)
     small = torch.where(close, b, 1.0)
     factor = torch.where(close, small ** torch.where(below, 0.5 * small, -0.5 * small), b)
-    length = torch.hypot(torch.where(rises, z, unit) / unit, root / unit)
+    side = torch.where(rises, z, unit) / unit
+    # Far out the root adds nothing, and torch multiplies a large slope by a large side.
+    far = side.abs() > 1e9
+    length = torch.where(far, side.abs(), torch.hypot(torch.where(far, 1.0, side), root / unit))
     rising = (factor * length ** torch.where(alpha > 0, alpha, 1.0) - b) / divisor
     return torch.where(middle, smooth, torch.where(falls, falling, rising))
 

@@ -180,6 +180,8 @@ class checked:
         regions = self._spec is not None and self._spec.unit.startswith("region")
         if where is None or argument not in (*self._data, *(["weights"] * (not regions))):
             return values
+        if where.ndim and not values.ndim:
+            return values  # one number, that of all samples
         whole = self._spread(where, values, arguments[self._data[0]], arguments)
         return torch.where(whole, values, 0)
 
@@ -192,6 +194,8 @@ class checked:
         parameters = inspect.signature(self._function).parameters
         names = ("class_dim",) if "class_dim" in parameters else ("dim", "ensemble_dim")
         options = {k: arguments.get(k, parameters[k].default) for k in names if k in parameters}
+        # Without any such option it is the last axis: corners of a box, bins of an edge.
+        options = options or {"last": -1}
         axes = {k: axis if isinstance(axis, tuple) else (axis,) for k, axis in options.items()}
         for axis in sorted(axis % prediction.ndim for spanned in axes.values() for axis in spanned):
             where = where.unsqueeze(axis)

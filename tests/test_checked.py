@@ -67,9 +67,10 @@ OUTSIDE = {
     "positions": [NAN, INF, -1e-6, 2.001],
     "counts": [NAN, INF, -1.0],
     "log_scale": [NAN, INF, -INF],
+    "sign": [NAN, INF, -1.001, 255.0],
 }
 EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "counts": [0.0, 1e30],
-         "log_scale": [40.0, -40.0], "logits": [1e4, -1e4],
+         "log_scale": [40.0, -40.0], "sign": [-1.0, 1.0], "logits": [1e4, -1e4],
          "class_logits": [1e4, -1e4], "unit": [0.0, 1.0], "mask": [0.0, 1.0],
          "distribution": [0.0, 1.0], "weights": [0.0, 1e30],
          "boxes": [1e30, -1e30], "positions": [0.0, 2.0]}  # fmt: skip
@@ -90,8 +91,10 @@ def domains_of(spec, case):
                   if not mask.flatten()[0]]  # fmt: skip
     for path, array in case.arrays.items():
         if array.domain not in ("where", "labels") and path not in unlabelled:
-            # A task loss may be negative, unless its loss says otherwise.
-            yield path, spec.domains({})["losses"] if path in tasks else array.domain
+            # A task loss may be negative, unless its loss says otherwise; and so is a map of
+            # signed distances, which the registry draws of one sign.
+            domain = "real" if path == "distance_map" else array.domain
+            yield path, spec.domains({})["losses"] if path in tasks else domain
 
 
 PLANTED = [pytest.param(spec, case, path, value, id=f"{spec.name}-{case.name}-{path}-{value}")

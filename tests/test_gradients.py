@@ -435,7 +435,9 @@ def test_one_graph_for_the_compiler(name):
     torch.compiler.reset()
     compiled = torch.compile(METHODS[name], fullgraph=True, backend="eager")
     gramian = GRAMIANS[0]
-    torch.testing.assert_close(compiled(gramian)[0], METHODS[name](gramian)[0], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(
+        compiled(gramian)[0], METHODS[name](gramian)[0], rtol=1e-8, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -485,7 +487,9 @@ def test_a_jacobian_is_that_of_torch(mode):
     losses, jacobian = pl.value_and_jacobian(three_losses, params, *data, mode=mode)
     torch.testing.assert_close(losses, three_losses(params, *data))
     torch.testing.assert_close(jacobian, jacrev(three_losses)(params, *data))
-    found = torch.stack([torch.cat([jacobian[k]["b"], jacobian[k]["w"].flatten()]) for k in FACTORS])
+    found = torch.stack(
+        [torch.cat([jacobian[k]["b"], jacobian[k]["w"].flatten()]) for k in FACTORS]
+    )
     torch.testing.assert_close(found, reference())
     gramian = pl.gramian(jacobian, losses)
     torch.testing.assert_close(torch.stack(list(gramian.values())), reference() @ reference().T)
@@ -515,14 +519,21 @@ def test_a_gramian_is_that_of_the_jacobian(route):
 
 def test_layers_used_twice_and_parameters_that_are_no_layer():
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh(), torch.nn.LayerNorm(6)).double()
+    net = torch.nn.Sequential(
+        torch.nn.Linear(6, 6), torch.nn.Tanh(), torch.nn.LayerNorm(6)
+    ).double()
     params = {k: v.detach() for k, v in net.named_parameters()}
     x = torch.randn(7, 6, dtype=torch.float64)
 
     def losses(p, x):
         once = functional_call(net, p, (x,))
         twice = functional_call(net, p, (once,))
-        return [once.square().mean(), twice.abs().mean(), (once * twice).sum(), p["0.weight"].norm()]
+        return [
+            once.square().mean(),
+            twice.abs().mean(),
+            (once * twice).sum(),
+            p["0.weight"].norm(),
+        ]
 
     expected = pl.value_and_gramian(losses, params, x)
     found = pl.value_and_gramian(losses, params, x, method="layers")

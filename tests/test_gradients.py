@@ -254,7 +254,7 @@ def test_gradvac_survives_a_state_dict_in_the_middle_of_training():
 
 def test_graddrop_of_torchjd_with_the_same_noise():
     noise = torch.tensor([0.03410819565052048, 0.28674022672130695, 0.7729149443285843,
-                          0.17492702928129467, 0.7553698716458989], dtype=torch.float64)  # fmt: skip
+                          0.17492702928129467, 0.7553698716458989])  # fmt: skip
     direction = pl.graddrop([{"w": row} for row in J], {"w": noise})["w"]
     assert direction.tolist() == [4.0, 3.0, -3.0, 3.0, -1.0]
     zero = pl.graddrop([{"w": 0 * row} for row in J], {"w": noise})["w"]
@@ -505,7 +505,7 @@ def test_a_gramian_is_that_of_the_jacobian(route):
     def with_aux(*args):
         return three_losses(*args), {"features": args[0]["w"] * 2}
 
-    losses, gramian, pullback, aux = pl.value_and_gramian(
+    _, gramian, pullback, aux = pl.value_and_gramian(
         with_aux, params, *data, has_aux=True, **ROUTES[route]
     )
     torch.testing.assert_close(torch.stack(list(gramian.values())), reference() @ reference().T)

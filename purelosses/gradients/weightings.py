@@ -63,7 +63,7 @@ def _shortest(g: Gramian) -> tuple[Tensor, Tensor, Tensor]:
     # the norms; the larger it is, the more a unit of y adds to the sum of the weights.
     t = safe_divide(g.inverse, g.inverse.amax())
     y, residual = solve_lcp(g.definite + t * t.unsqueeze(-1), -t.unsqueeze(-1))
-    weights = y.squeeze(-1) * t
+    weights = y.squeeze(-1).clamp_min(0) * t
     return safe_divide(weights, weights.sum()), residual, torch.logical_not(g.alive.all())
 
 
@@ -189,7 +189,7 @@ def cagrad(gramian: PyTree, *, c: float | Tensor = 0.5) -> Weights:
     mean = g.norms / m  # in unit gradients
     length = root(mean @ g.cosines @ mean)
     along = g.cosines @ safe_divide(mean, length)
-    t = safe_divide(g.inverse, g.inverse.amax())
+    t = torch.where(g.alive.any(), safe_divide(g.inverse, g.inverse.amax()), 1.0)
     added, residual = solve_within_ball(g.definite, along, t, c)
     return g.answer(1 / m + g.inverse * length * added, residual)
 
@@ -236,7 +236,7 @@ def fair(gramian: PyTree, *, alpha: float | Tensor = 1.0) -> Weights:
     middle = (logarithms.sum() / g.alive.sum().clamp_min(1)).exp()
     relative = torch.where(g.alive, g.norms / middle, 1.0)
     own = torch.diag(torch.where(g.alive, 0.0, 1.0))  # for a task without gradient, w = 1
-    x, residual = solve_fair(g.cosines + own, relative ** (power - 1), power)
+    x, residual = solve_fair(g.definite + own, relative ** (power - 1), power)
     return g.answer(g.inverse * middle * middle ** (-2 / (1 + power)) * x, residual)
 
 
@@ -244,8 +244,10 @@ def _equal_shares(g: Gramian) -> Tensor:
     """C⁺ 1: in unit gradients, the direction with the same cosine to every task."""
     # By eigenvalues: with dependent gradients there may be no such direction, but a nearest one.
     symmetric = (g.cosines + g.cosines.T) / 2
-    shares: Tensor = torch.linalg.pinv(symmetric, rtol=g.noise, hermitian=True).sum(-1)
-    return shares
+    inverse: Tensor = torch.linalg.pinv(symmetric, rtol=g.noise, hermitian=True)
+    shares = inverse.sum(-1)
+    nothing = shares.abs().sum() <= g.noise * inverse.abs().sum()
+    return torch.where(nothing, 0.0, shares)
 
 
 def imtl_g(gramian: PyTree) -> Weights:

@@ -24,6 +24,7 @@ pytest_collect_file = Sybil(parsers=[blocks], patterns=["*.md"]).pytest()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--laws", metavar="FILE", help="write what the laws found as JSON")
+    parser.addoption("--every-case", action="store_true", help="trace and compile every case")
 
 
 class Record:

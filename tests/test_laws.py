@@ -27,8 +27,8 @@ def test_law(
     pytestconfig: pytest.Config,
 ) -> None:
     chosen = subjects(spec, getattr(purelosses.nn, spec.module))
-    # Tracing and compiling take seconds a case; `make laws` does it for all of them.
-    if law.kind != "eager" and not pytestconfig.getoption("--laws"):
+    # Tracing and compiling take seconds a case: the first of a loss, unless all are asked for.
+    if law.kind != "eager" and not pytestconfig.getoption("--every-case"):
         chosen = chosen[:1]
     evidence = combine(judge(law, subject) for subject in chosen)
     record_property("evidence", asdict(evidence))

@@ -11,7 +11,7 @@ The rows run once for each way to get memory from the system. "default": glibc a
 returns large blocks, so that every large tensor is made of fresh pages. "huge": the same with huge
 pages (THP_MEM_ALLOC_ENABLE=1). "warm": memory is kept, as the caching allocator of a GPU does.
 
-Peak memory is counted from the profiler's record of every allocation, as a multiple of the gradient.
+Peak memory is counted from the profiler's record of every allocation, in units of the gradient.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from torch.utils.benchmark import Measurement, TaskSpec
 import purelosses as pl
 from purelosses import _fused
 
-# torchvision's compiled operators belong to one build of torch. Its losses are plain Python and need
-# no more of them than that these two names exist.
+# torchvision's compiled operators belong to one build of torch. Its losses are plain Python and
+# need no more of them than that these two names exist.
 _stubs = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _name):

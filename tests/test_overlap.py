@@ -96,6 +96,19 @@ PARITY = {
         dice(LOGITS, IGNORED, smooth=0.0, where=IGNORED != 255, **BATCH),
         0.705302956551,
     ),
+    "SMP DiceLoss(multiclass, class_weights=[0.5, 1, 3])": (
+        dice(
+            LOGITS, LABELS, smooth=0.0, weights=WEIGHTS, reduction="weighted_mean", **BATCH
+        ),
+        0.756001547277,
+    ),
+    "SMP JaccardLoss(multiclass, class_weights=[0.5, 1, 3])": (
+        pl.jaccard_loss(
+            LOGITS, LABELS, smooth=0.0, weights=WEIGHTS, reduction="weighted_mean",
+            **SOFTMAX, **BATCH,
+        ),
+        0.858416413270,
+    ),
     "SMP DiceLoss(multilabel)": (
         dice(LOGITS, ONE_HOT, activation="sigmoid", smooth=0.0, **BATCH),
         0.633447101426,
@@ -112,6 +125,11 @@ PARITY = {
         dice(LOGITS, IGNORED, smooth=0.0, classes="present", where=IGNORED != 255,
              reduction="none").sum(1).div(torch.tensor([2, 3])).mean(),
         0.636491786837,
+    ),
+    "kornia dice_loss(average=macro, weight), by the weight of the present classes": (
+        dice(LOGITS, LABELS, smooth=0.0, classes="present", weights=WEIGHTS.reshape(1, 3),
+             reduction="none").sum(1).div(torch.tensor([1.5, 4.5])).mean(),
+        0.637885251821,
     ),
     "optax dice_loss": (dice(LOGITS, LABELS, smooth=2.0), 0.599201008678),
     "the chapter": (dice(LOGITS, LABELS, dim=(0, 1, 2, 3)), 0.656184193486),
@@ -144,6 +162,13 @@ PARITY = {
             reduction="none", **SOFTMAX,
         ).sum(1).div(torch.tensor([2, 3])).mean(),
         0.652503366595,
+    ),
+    "kornia tversky_loss(0.3, 0.7, ignore_index=255)": (
+        pl.tversky_loss(
+            LOGITS, IGNORED, alpha=0.3, beta=0.7, smooth=0.0, classes="present",
+            where=IGNORED != 255, reduction="none", **SOFTMAX,
+        ).sum(1).div(torch.tensor([2, 3])).mean(),
+        0.647258115858,
     ),
     "SMP TverskyLoss(binary, gamma=0.75)": (
         pl.focal_tversky_loss(BINARY, MASK, activation="sigmoid", smooth=0.0),
@@ -275,6 +300,19 @@ def test_monai_dice_of_every_region():
     )  # fmt: skip
     ours = dice(LOGITS, LABELS, smooth=1e-5, reduction="none")
     torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=0)
+
+
+def test_torchmetrics_dice_score_of_hard_predictions():
+    """functional.segmentation.dice_score of one-hot masks; torchmetrics 1.8 computes in float32."""
+    hard = (LOGITS.argmax(1, keepdim=True) == torch.arange(3).reshape(1, 3, 1, 1)).double()
+    by_class = [
+        [0.2666666805744171, 0.3529411852359772, 0.0],
+        [0.42105263471603394, 0.1818181872367859, 0.4000000059604645],
+    ]
+    scores = {(2, 3): torch.tensor(by_class), (1, 2, 3): torch.tensor([0.25, 0.3499999940395355])}
+    for dim, expected in scores.items():
+        found = 1 - pl.dice_loss(hard, ONE_HOT, dim=dim, smooth=0.0, reduction="none")
+        torch.testing.assert_close(found, expected.double(), rtol=0, atol=3e-8)
 
 
 def test_kornia_averages_the_present_classes_of_a_sample_before_the_samples():

@@ -42,12 +42,12 @@ from purelosses.segmentation.overlap import (
     tversky_from_statistics,
     tversky_loss,
 )
+from purelosses.segmentation.pixels import Classes
 from purelosses.segmentation.ranking import (
     lovasz_hinge_loss,
     lovasz_softmax_loss,
 )
 from purelosses.segmentation.regions import (
-    Classes,
     Empty,
     Smooth,
 )

@@ -9,6 +9,7 @@ from purelosses._checks import check_number, check_real, check_same_shape
 from purelosses._numerics import promote
 from purelosses._types import Activation, Reduction
 from purelosses.segmentation.pixels import (
+    Classes,
     check_regions,
     check_spacing,
     count_pixels,
@@ -17,9 +18,8 @@ from purelosses.segmentation.pixels import (
     pixel_mask,
     probabilities,
     reduce_regions,
+    region_axes,
 )
-from purelosses.segmentation.regions import Classes
-from purelosses.segmentation.statistics import _region_axes
 
 
 def distance_transform(
@@ -55,7 +55,7 @@ def distance_transform(
     """
     function = "distance_transform"
     check_real(function, "mask", mask)
-    axes = _region_axes(function, "mask", mask, None, dim)
+    axes = region_axes(function, "mask", mask, None, dim)
     steps = check_spacing(function, spacing, axes)
     return squared_distance(mask <= 0.5, axes, steps, promote_mask(mask)).sqrt()
 
@@ -103,7 +103,7 @@ def signed_distance_map(
     """
     function = "signed_distance_map"
     check_real(function, "mask", mask)
-    axes = _region_axes(function, "mask", mask, None, dim)
+    axes = region_axes(function, "mask", mask, None, dim)
     steps = check_spacing(function, spacing, axes)
     inside = mask > 0.5
     distance = squared_distance_across(inside, None, axes, steps, promote_mask(mask)).sqrt()

@@ -10,8 +10,8 @@ from purelosses._checks import check_choice, check_flag, check_number
 from purelosses._numerics import power
 from purelosses._types import Activation, Reduction
 from purelosses.segmentation.overlap import dice_ratio, tversky_ratio
+from purelosses.segmentation.pixels import Classes
 from purelosses.segmentation.regions import (
-    Classes,
     Empty,
     Ending,
     Regions,

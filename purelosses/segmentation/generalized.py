@@ -17,8 +17,8 @@ from purelosses._checks import (
 from purelosses._numerics import safe_divide, share
 from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
+from purelosses.segmentation.pixels import Classes
 from purelosses.segmentation.regions import (
-    Classes,
     Empty,
     Ending,
     Regions,

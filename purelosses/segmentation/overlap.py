@@ -11,8 +11,8 @@ from torch import Tensor
 from purelosses._checks import check_number
 from purelosses._numerics import power, share
 from purelosses._types import Activation, Reduction
+from purelosses.segmentation.pixels import Classes
 from purelosses.segmentation.regions import (
-    Classes,
     Empty,
     Ending,
     Regions,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,11 +22,11 @@ from purelosses._checks import (
 from purelosses._numerics import class_mask, promote, softmax_and_complement
 from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
-from purelosses.segmentation.regions import Classes
-from purelosses.segmentation.statistics import _region_axes, class_axis
+
+Classes: TypeAlias = Literal["all", "present"] | Sequence[int]
 
 
-class Regions(NamedTuple):
+class Axes(NamedTuple):
     """How the axes of a prediction are used, counted from the front."""
 
     class_dim: int | None
@@ -44,7 +44,7 @@ def check_regions(
     dim: int | tuple[int, ...] | None,
     *,
     images: bool = False,
-) -> Regions:
+) -> Axes:
     """The axes; with `images` a region is one image, in which the classes are no direction."""
     check_floating(function, name, prediction)
     check_choice(function, "activation", activation, (None, "sigmoid", "softmax"))
@@ -54,11 +54,43 @@ def check_regions(
         must = "name an axis with at least two classes for a softmax"
         got = class_dim if class_dim is None else f"an axis of {prediction.shape[class_dim]}"
         raise ValueError(complain(function, "class_dim", must, got))
-    axes = _region_axes(function, name, prediction, class_dim, dim)
+    axes = region_axes(function, name, prediction, class_dim, dim)
     if images and class_dim in axes:
         raise ValueError(complain(function, "dim", "name axes of space, not the class axis", dim))
     shape = torch.Size([n for axis, n in enumerate(prediction.shape) if axis not in axes])
-    return Regions(class_dim, axes, class_axis(prediction.ndim, class_dim, axes), shape)
+    return Axes(class_dim, axes, class_axis(prediction.ndim, class_dim, axes), shape)
+
+
+def region_axes(
+    function: str,
+    name: str,
+    prediction: Tensor,
+    class_dim: int | None,
+    dim: int | tuple[int, ...] | None,
+) -> tuple[int, ...]:
+    """The axes of one region, counted from the front."""
+    ndim = prediction.ndim
+    if dim is None:
+        axes = tuple(range(0 if class_dim is None else class_dim + 1, ndim))
+    elif isinstance(dim, tuple):
+        axes = tuple(check_axis(function, "dim", axis, ndim, name) for axis in dim)
+    else:
+        axes = (check_axis(function, "dim", dim, ndim, name),)
+    if len(set(axes)) < len(axes) or (not axes and ndim):
+        must = "name each axis of a region once (by default those after `class_dim`)"
+        raise ValueError(complain(function, "dim", must, dim))
+    return axes
+
+
+def class_axis(ndim: int, class_dim: int | None, dim: int | tuple[int, ...] | None) -> int | None:
+    """Where the class axis of a prediction ends up among its regions, None if it is summed."""
+    if class_dim is None:
+        return None
+    class_dim %= ndim
+    if dim is None:
+        return class_dim
+    axes = {axis % ndim for axis in (dim if isinstance(dim, tuple) else (dim,))}
+    return None if class_dim in axes else class_dim - sum(axis < class_dim for axis in axes)
 
 
 def pixel_mask(
@@ -87,18 +119,31 @@ def masked_pixels(
 
     A label outside the classes is NaN in all of them.
     """
-    labels = check_target(function, target, prediction, name, class_dim)
+    check_target(function, target, prediction, name, class_dim)
     counted = pixel_mask(function, name, prediction, class_dim, where)
+    return *clean_pixels(function, prediction, target, class_dim, counted), counted
+
+
+def clean_pixels(
+    function: str,
+    prediction: Tensor,
+    target: Tensor,
+    class_dim: int | None,
+    counted: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The same for inputs that were checked."""
     prediction = masked(promote(prediction), counted)
-    if not labels:
-        return prediction, masked(target.to(prediction.dtype), counted), counted
+    if target.ndim == prediction.ndim:
+        return prediction, masked(target.to(prediction.dtype), counted)
     assert class_dim is not None
     num_classes = prediction.shape[class_dim]
-    target = target.long() if where is None else torch.where(where, target.long(), 0)
+    target = target.long()
+    if counted is not None:
+        target = torch.where(counted.squeeze(class_dim), target, 0)
     target, valid = check_labels(function, target, num_classes)
     target = class_mask(target, num_classes, class_dim).to(prediction.dtype)
     target = torch.where(valid.unsqueeze(class_dim), target, torch.nan)
-    return prediction, masked(target, counted), counted
+    return prediction, masked(target, counted)
 
 
 def masked(values: Tensor, counted: Tensor | None) -> Tensor:
@@ -117,12 +162,15 @@ def probabilities(
     return prediction, 1 - prediction
 
 
-def count_pixels(like: Tensor, counted: Tensor | None, dim: tuple[int, ...]) -> Tensor:
-    """How many pixels of each region count, as numbers of the dtype of `like`."""
+def count_pixels(
+    like: Tensor, counted: Tensor | None, dim: tuple[int, ...], dtype: torch.dtype | None = None
+) -> Tensor:
+    """How many pixels of each region count, as numbers of `dtype`, by default that of `like`."""
+    dtype = like.dtype if dtype is None else dtype
     if counted is None:
         shape = [n for axis, n in enumerate(like.shape) if axis not in dim]
-        return like.new_full(shape, math.prod([like.shape[axis] for axis in dim]))
-    return counted.expand(like.shape).sum(dim).to(like.dtype)
+        return like.new_full(shape, math.prod([like.shape[axis] for axis in dim]), dtype=dtype)
+    return counted.expand(like.shape).sum(dim).to(dtype)
 
 
 def reduce_regions(
@@ -141,11 +189,7 @@ def reduce_regions(
     """
     words = ("all",) if size is None else ("all", "present")
     if classes not in words:
-        labels = _check_classes(function, classes, words, losses, axis)
-        assert axis is not None
-        losses, count = (
-            torch.stack([x.select(axis, label) for label in labels], axis) for x in (losses, count)
-        )
+        losses, count = select_classes(function, classes, words, [losses, count], axis)
     counted = count > 0
     if classes == "present" and size is not None:
         counted = counted & (size != 0)  # NaN, a bad label, counts
@@ -155,22 +199,27 @@ def reduce_regions(
     return reduce(losses, reduction, counted, weights)
 
 
-def _check_classes(
-    function: str, classes: Classes, words: tuple[str, ...], losses: Tensor, axis: int | None
-) -> list[int]:
-    allowed = " or ".join(map(repr, words))
+def select_classes(
+    function: str,
+    classes: Classes,
+    words: tuple[str, ...],
+    regions: Sequence[Tensor],
+    axis: int | None,
+) -> list[Tensor]:
+    """The given classes of tensors over regions; `words` are the other choices of the loss."""
     labels = [c for c in classes if isinstance(c, int)] if isinstance(classes, Sequence) else []
+    allowed = " or ".join(map(repr, words))
     if not labels or len(labels) < len(classes):
         must = f"be {allowed} or a sequence of class labels"
         raise ValueError(complain(function, "classes", must, repr(classes)))
     if axis is None:
         must = f"be {allowed} where regions have no class axis"
         raise ValueError(complain(function, "classes", must, classes))
-    length = losses.shape[axis]
+    length = regions[0].shape[axis]
     if not all(0 <= label < length for label in labels):
         must = f"name classes from 0 to {length - 1}"
         raise ValueError(complain(function, "classes", must, classes))
-    return labels
+    return [torch.stack([x.select(axis, label) for label in labels], axis) for x in regions]
 
 
 def check_steps(function: str, argument: str, value: object) -> int:

@@ -10,13 +10,13 @@ from purelosses._checks import check_axis, check_choice, check_floating
 from purelosses._numerics import softmax_and_complement
 from purelosses._types import Reduction
 from purelosses.segmentation.pixels import (
+    Classes,
     check_regions,
     count_pixels,
     masked,
     masked_pixels,
     reduce_regions,
 )
-from purelosses.segmentation.regions import Classes
 
 # The buckets of a histogram are floating-point numbers without their last digits: 32 powers of two,
 # each in 2 ** 11 steps.

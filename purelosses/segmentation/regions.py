@@ -17,9 +17,9 @@ from purelosses._checks import (
 )
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
-from purelosses.segmentation.statistics import Layout, class_axis, overlap
+from purelosses.segmentation.pixels import Classes, class_axis, select_classes
+from purelosses.segmentation.statistics import Layout, overlap
 
-Classes: TypeAlias = Literal["all", "present"] | Sequence[int]
 Empty: TypeAlias = Literal["smooth", "penalize"]
 # One number, or a pair for numerator and denominator.
 Smooth: TypeAlias = float | Tensor | tuple[float, float]
@@ -135,22 +135,12 @@ def select(
     if pooled:
         class_dim = check_axis(function, "class_dim", class_dim, ndim, "statistics")
     if classes not in ("all", "present"):
-        labels = [c for c in classes if isinstance(c, int)] if isinstance(classes, Sequence) else []
-        if not labels or len(labels) < len(classes):
-            must = "be 'all', 'present' or a sequence of class labels"
-            raise ValueError(complain(function, "classes", must, repr(classes)))
-        if class_dim is None or not ndim:
-            must = "be 'all' or 'present' where regions have no class axis"
-            raise ValueError(complain(function, "classes", must, classes))
-        axis = check_axis(function, "class_dim", class_dim, ndim, "statistics")
-        length = selected["tp"].shape[axis]
-        if not all(0 <= label < length for label in labels):
-            must = f"name classes from 0 to {length - 1}"
-            raise ValueError(complain(function, "classes", must, classes))
-        selected = {
-            key: torch.stack([value.select(axis, label) for label in labels], axis)
-            for key, value in selected.items()
-        }
+        axis = None
+        if class_dim is not None and ndim:
+            axis = check_axis(function, "class_dim", class_dim, ndim, "statistics")
+        names, values = list(selected), list(selected.values())
+        values = select_classes(function, classes, ("all", "present"), values, axis)
+        selected = dict(zip(names, values, strict=True))
     counted = selected["count"] > 0
     if classes == "present":
         counted = counted & (selected["tp"] + selected["fn"] != 0)  # NaN, a bad label, counts

@@ -13,22 +13,25 @@ from purelosses._checks import (
     check_choice,
     check_flag,
     check_floating,
-    check_labels,
     check_number,
     check_target,
-    check_where,
     complain,
 )
 from purelosses._numerics import (
-    class_mask,
     log_partition,
     power,
-    promote,
-    softmax_and_complement,
     weighted,
 )
 from purelosses._types import Activation
 from purelosses.classification import binary_cross_entropy_with_logits, sigmoid_focal_with_logits
+from purelosses.segmentation.pixels import (
+    check_regions,
+    clean_pixels,
+    count_pixels,
+    masked_pixels,
+    pixel_mask,
+    probabilities,
+)
 
 Extra = Literal["tn", "bce", "ce", "surprisal", "focal"]
 EXTRAS = get_args(Extra)
@@ -154,19 +157,20 @@ def overlap(
     check_flag(function, "squared", squared)
     check_flag(function, "soft_target", soft_target)
     gamma = check_number(function, "gamma", gamma, minimum=0)
-    class_dim, dim = _check(
-        function, name, prediction, target, activation, layout.class_dim, layout.dim, layout.where
+    class_dim, dim, _, _ = check_regions(
+        function, name, prediction, activation, layout.class_dim, layout.dim
     )
+    check_target(function, target, prediction, name, class_dim)
+    pixels = pixel_mask(function, name, prediction, class_dim, layout.where)
     if not (squared or soft_target):
         fused = _fused.overlap(
             function, prediction, target, layout.where, activation, class_dim, dim, extras
         )
         if fused is not None:
-            pixels = _pixels(layout.where, class_dim)
-            return {**fused, "count": _count(fused["tp"], prediction, pixels, dim)}
-    prediction, target, pixels = _clean(prediction, target, class_dim, layout.where)
-    target = _dense(function, prediction, target, class_dim)
-    probs, complement = _probabilities(prediction, activation, class_dim)
+            count = count_pixels(prediction, pixels, dim, fused["tp"].dtype)
+            return {**fused, "count": count}
+    prediction, target = clean_pixels(function, prediction, target, class_dim, pixels)
+    probs, complement = probabilities(prediction, activation, class_dim)
     if squared or soft_target:
         # p - y; where both are near 1 their distances from it are the accurate numbers.
         excess = torch.where(target > 0.5, (1 - target) - complement, probs - target)
@@ -200,7 +204,7 @@ def overlap(
     if pixels is not None:
         sums = {key: torch.where(pixels, value, 0.0) for key, value in sums.items()}
     statistics = {key: _total(value, dim) for key, value in sums.items()}
-    return {**statistics, "count": _count(statistics["tp"], prediction, pixels, dim)}
+    return {**statistics, "count": count_pixels(prediction, pixels, dim)}
 
 
 def confusion_statistics(
@@ -261,108 +265,29 @@ def confusion(
     """The confusion matrices, with messages that name the loss that was called."""
     check_floating(function, "prediction", prediction)
     class_dim = check_axis(function, "class_dim", class_dim, prediction.ndim, "prediction")
-    _, dim = _check(function, "prediction", prediction, target, activation, class_dim, dim, where)
-    prediction, target, pixels = _clean(prediction, target, class_dim, where)
-    if class_dim in dim:
+    regions = check_regions(function, "prediction", prediction, activation, class_dim, dim)
+    axis = regions.class_axis
+    prediction, target, pixels = masked_pixels(
+        function, "prediction", prediction, target, class_dim, where
+    )
+    if axis is None:
         must = f"leave the class axis, {class_dim}, for it is summed apart"
         raise ValueError(complain(function, "dim", must, dim))
-    target = _dense(function, prediction, target, class_dim)
-    probs, _ = _probabilities(prediction, activation, class_dim)
-    if pixels is not None:
-        target = torch.where(pixels, target, 0.0)
+    probs, _ = probabilities(prediction, activation, class_dim)
 
     # One true class at a time: elementwise, where autocast would halve a product of matrices.
-    axis = class_axis(probs.ndim, class_dim, dim)
-    assert axis is not None
     rows = [
-        _total(target.narrow(class_dim, label, 1) * probs, dim).movedim(axis, -1)
+        _total(target.narrow(class_dim, label, 1) * probs, regions.dim).movedim(axis, -1)
         for label in range(probs.shape[class_dim])
     ]
     matrix = torch.stack(rows, -2)
     if pixels is None:
-        pixels_per_unit = math.prod([probs.shape[axis] for axis in dim])
+        pixels_per_unit = math.prod([probs.shape[axis] for axis in regions.dim])
         count = matrix.new_full(matrix.shape[:-2], pixels_per_unit)
     else:
         one_class = probs.narrow(class_dim, 0, 1).shape
-        count = pixels.expand(one_class).sum((class_dim, *dim)).to(probs.dtype)
+        count = pixels.expand(one_class).sum((class_dim, *regions.dim)).to(probs.dtype)
     return {"confusion": matrix, "count": count}
-
-
-def _check(
-    function: str,
-    name: str,
-    prediction: Tensor,
-    target: Tensor,
-    activation: Activation | None,
-    class_dim: int | None,
-    dim: int | tuple[int, ...] | None,
-    where: Tensor | None,
-) -> tuple[int | None, tuple[int, ...]]:
-    """The class axis and those of a region, counted from the front."""
-    check_floating(function, name, prediction)
-    check_choice(function, "activation", activation, (None, "sigmoid", "softmax"))
-    if class_dim is not None:
-        class_dim = check_axis(function, "class_dim", class_dim, prediction.ndim, name)
-    if activation == "softmax" and (class_dim is None or prediction.shape[class_dim] < 2):
-        must = "name an axis with at least two classes for a softmax"
-        got = class_dim if class_dim is None else f"an axis of {prediction.shape[class_dim]}"
-        raise ValueError(complain(function, "class_dim", must, got))
-    dim = _region_axes(function, name, prediction, class_dim, dim)
-    check_target(function, target, prediction, name, class_dim)
-    if where is not None:
-        shape, units = prediction.shape, f"`{name}`"
-        if class_dim is not None:
-            shape = shape[:class_dim] + shape[class_dim + 1 :]
-            units += " without its class axis"
-        check_where(function, where, shape, units, prediction)
-    return class_dim, dim
-
-
-def _clean(
-    prediction: Tensor, target: Tensor, class_dim: int | None, where: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Prediction and target, 0 where they do not count, and the mask along the classes."""
-    prediction = promote(prediction)
-    labels = target.ndim < prediction.ndim
-    target = target.long() if labels else target.to(prediction.dtype)
-    pixels = _pixels(where, class_dim)
-    if where is not None and pixels is not None:
-        prediction = torch.where(pixels, prediction, 0.0)
-        target = torch.where(where if labels else pixels, target, 0)
-    return prediction, target, pixels
-
-
-def _pixels(where: Tensor | None, class_dim: int | None) -> Tensor | None:
-    return where if where is None or class_dim is None else where.unsqueeze(class_dim)
-
-
-def _count(like: Tensor, prediction: Tensor, pixels: Tensor | None, dim: tuple[int, ...]) -> Tensor:
-    """How many pixels count in each region."""
-    if pixels is None:
-        return torch.full_like(like, math.prod([prediction.shape[axis] for axis in dim]))
-    return pixels.expand(prediction.shape).sum(dim).to(like.dtype)
-
-
-def _dense(function: str, prediction: Tensor, target: Tensor, class_dim: int | None) -> Tensor:
-    """The target with the shape of the prediction, NaN where a label is outside the classes."""
-    if target.ndim == prediction.ndim:
-        return target
-    assert class_dim is not None
-    target, valid = check_labels(function, target, prediction.shape[class_dim])
-    dense = class_mask(target, prediction.shape[class_dim], class_dim).to(prediction.dtype)
-    return torch.where(valid.unsqueeze(class_dim), dense, torch.nan)
-
-
-def _probabilities(
-    prediction: Tensor, activation: Activation | None, class_dim: int | None
-) -> tuple[Tensor, Tensor]:
-    """p and 1 - p, both to full relative accuracy."""
-    if activation == "softmax":
-        assert class_dim is not None
-        return softmax_and_complement(prediction, class_dim)
-    if activation == "sigmoid":
-        return prediction.sigmoid(), (-prediction).sigmoid()
-    return prediction, 1 - prediction
 
 
 def _total(values: Tensor, dim: tuple[int, ...]) -> Tensor:
@@ -370,35 +295,3 @@ def _total(values: Tensor, dim: tuple[int, ...]) -> Tensor:
     for axis in sorted(dim, reverse=True):
         values = values.sum(axis)
     return values
-
-
-def _region_axes(
-    function: str,
-    name: str,
-    prediction: Tensor,
-    class_dim: int | None,
-    dim: int | tuple[int, ...] | None,
-) -> tuple[int, ...]:
-    """The axes of one region, counted from the front."""
-    ndim = prediction.ndim
-    if dim is None:
-        axes = tuple(range(0 if class_dim is None else class_dim + 1, ndim))
-    elif isinstance(dim, tuple):
-        axes = tuple(check_axis(function, "dim", axis, ndim, name) for axis in dim)
-    else:
-        axes = (check_axis(function, "dim", dim, ndim, name),)
-    if len(set(axes)) < len(axes) or (not axes and ndim):
-        must = "name each axis of a region once (by default those after `class_dim`)"
-        raise ValueError(complain(function, "dim", must, dim))
-    return axes
-
-
-def class_axis(ndim: int, class_dim: int | None, dim: int | tuple[int, ...] | None) -> int | None:
-    """Where the class axis of a prediction ends up in its statistics, None if it is summed."""
-    if class_dim is None:
-        return None
-    class_dim %= ndim
-    if dim is None:
-        return class_dim
-    axes = {axis % ndim for axis in (dim if isinstance(dim, tuple) else (dim,))}
-    return None if class_dim in axes else class_dim - sum(axis < class_dim for axis in axes)

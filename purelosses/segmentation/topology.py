@@ -22,7 +22,8 @@ from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
 from purelosses.segmentation.overlap import dice_from_statistics
 from purelosses.segmentation.pixels import (
-    Regions,
+    Axes,
+    Classes,
     check_regions,
     check_steps,
     count_pixels,
@@ -30,9 +31,8 @@ from purelosses.segmentation.pixels import (
     masked_pixels,
     probabilities,
     reduce_regions,
+    region_axes,
 )
-from purelosses.segmentation.regions import Classes
-from purelosses.segmentation.statistics import _region_axes
 
 _RECOMPUTE_FROM = 2**16  # pixels, from which memory matters more than the time of a call
 
@@ -73,7 +73,7 @@ def soft_skeletonize(
     """
     function = "soft_skeletonize"
     check_floating(function, "probs", probs)
-    axes = _region_axes(function, "probs", probs, None, dim)
+    axes = region_axes(function, "probs", probs, None, dim)
     return _skeleton(promote(probs), None, axes, check_steps(function, "iters", iters))
 
 
@@ -457,7 +457,7 @@ def _images(
     dim: int | tuple[int, ...] | None,
     where: Tensor | None,
     images: bool = True,
-) -> tuple[Regions, Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Axes, Tensor, Tensor, Tensor, Tensor | None]:
     """Axes, p, 1 - p, y and what counts."""
     regions = check_regions(
         function, "prediction", prediction, activation, class_dim, dim, images=images
@@ -470,7 +470,7 @@ def _images(
 
 
 def _cldice(
-    regions: Regions,
+    regions: Axes,
     probs: Tensor,
     complement: Tensor,
     y: Tensor,

@@ -4,8 +4,9 @@
 
 The peer is torchjd with its extras (`pip install "torchjd[full]"`); without it, its rows are left
 out. A row with a limit says whether it holds.
-Everything is measured in one process, side by side, by torch.utils.benchmark: medians, and for ratios
-with a limit the shortest of many times taken in turn, which others on the machine disturb least.
+Everything is measured in one process, side by side, by torch.utils.benchmark: medians, and for
+ratios the shortest of many times taken in turn, which others on the machine disturb least.
+Ratios travel between machines better than times do.
 """
 
 import copy

@@ -195,7 +195,7 @@ def cvar(losses: Tensor, *, alpha: float | Tensor, where: Tensor | None = None) 
     values, count = _ranked(function, losses, where)
     alpha = check_number(function, "alpha", alpha, above=0, maximum=1)
     positions = _positions(values)
-    weights = (alpha * count - positions).clamp(0, 1).to(values.dtype)
+    weights = (alpha * count.to(values.dtype) - positions).clamp(0, 1).to(values.dtype)
     weights = torch.where(positions < count, weights, 0.0)
     return safe_divide((weights * values).sum(), weights.sum())
 

@@ -92,7 +92,7 @@ def test_losses_whose_sum_over_labels_is_constant(name):
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_bootstrap_is_cross_entropy_of_a_mixture_and_its_gradient_goes_through_it(kind):
-    """Copies that cut off the soft opinion train with β times the cross-entropy, and that is all."""
+    """Copies that cut off the soft opinion train with β times the cross-entropy."""
     target = torch.eye(4, dtype=torch.float64)[LABELS]
     loss = partial(pl.bootstrap_loss, kind=kind, beta=0.8)
 

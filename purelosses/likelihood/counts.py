@@ -240,6 +240,7 @@ def negative_binomial_nll_loss(
         # log y! - log Γ(r + y), of which large parts cancel for large y.
         above = target + 1
         few = few + (small + target).log() - small * above.log() - log_rising(above, small)
+        few = torch.where(target == 0, 0.0, few)
         many = many + torch.lgamma(above)
     else:
         few = few - torch.lgamma(small + target)

@@ -33,29 +33,29 @@ from purelosses.registry import Problem
 def _(subject: Subject) -> Iterator[Check]:
     import torch._dynamo.testing
 
-    for masked in (False, True) if subject.case.where is not None else (False,):
-        torch._dynamo.reset()
-        # Dynamo's graph, guards and symbolic shapes; G3 traces the gradient, G7 compiles it.
-        counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
-        compiled = torch.compile(scalar(subject.spec.loss), fullgraph=True, backend=counter)
-        for batch in (18, 22, 26):
-            problem = subject.case.problem(0, where=masked, sizes={"B": batch})
-            leaves = {}
-            for name, tensor in problem.tensors.items():
-                axes = problem.case.arrays[name].names
-                tensor = tensor.clone().requires_grad_(name in problem.differentiable)
-                if "B" in axes:
-                    torch._dynamo.mark_dynamic(tensor, axes.index("B"))
-                leaves[name] = tensor
-            value = problem.having(**leaves)(compiled)
-            expected, gradients = subject.differentiate(problem)
-            yield close(f"value at batch {batch}", value, expected, rtol=1e-5, atol=1e-6)
-            found = torch.autograd.grad(
-                value, [leaves[k] for k in gradients], allow_unused=True, materialize_grads=True
-            )
-            by_name = dict(zip(gradients, found, strict=True))
-            yield from each_close("gradient", by_name, gradients, rtol=1e-4, atol=1e-6)
-        yield Check("graphs beyond the first", float(counter.frame_count - 1))
+    masked = subject.case.where is not None  # G2 and G3 trace without a mask
+    torch._dynamo.reset()
+    # Dynamo's graph, guards and symbolic shapes; G3 traces the gradient, G7 compiles it.
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(scalar(subject.spec.loss), fullgraph=True, backend=counter)
+    for batch in (18, 22, 26):
+        problem = subject.case.problem(0, where=masked, sizes={"B": batch})
+        leaves = {}
+        for name, tensor in problem.tensors.items():
+            axes = problem.case.arrays[name].names
+            tensor = tensor.clone().requires_grad_(name in problem.differentiable)
+            if "B" in axes:
+                torch._dynamo.mark_dynamic(tensor, axes.index("B"))
+            leaves[name] = tensor
+        value = problem.having(**leaves)(compiled)
+        expected, gradients = subject.differentiate(problem)
+        yield close(f"value at batch {batch}", value, expected, rtol=1e-5, atol=1e-6)
+        found = torch.autograd.grad(
+            value, [leaves[k] for k in gradients], allow_unused=True, materialize_grads=True
+        )
+        by_name = dict(zip(gradients, found, strict=True))
+        yield from each_close("gradient", by_name, gradients, rtol=1e-4, atol=1e-6)
+    yield Check("graphs beyond the first", float(counter.frame_count - 1))
 
 
 class _Exportable(nn.Module):

@@ -39,11 +39,11 @@ class Trunk(UNet):
         self.heads = torch.nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
-        fine = self.fine(image)
+        fine: Tensor = self.fine(image)
         middle = self.middle(F.max_pool2d(fine, 2))
         coarse = self.coarse(F.max_pool2d(middle, 2))
         middle = self.up_middle(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1))
-        fine: Tensor = self.up_fine(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1))
+        fine = self.up_fine(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1))
         return fine
 
 
@@ -66,7 +66,7 @@ def distance_loss(own: Tree, features: Tensor, batch: Batch) -> Tensor:
 
 
 def border_loss(own: Tree, features: Tensor, batch: Batch) -> Tensor:
-    return pl.sigmoid_focal_loss(read(own, features), border_of(batch["mask"]))
+    return pl.dice_bce_loss(read(own, features), border_of(batch["mask"]))
 
 
 HEADS = {"border": border_loss, "distance": distance_loss, "mask": mask_loss}
@@ -144,11 +144,11 @@ def trained_by(method: Method, train: Batch, held_out: Batch, seed: int) -> Tree
         })  # fmt: skip
     with torch.no_grad():
         z = features(shared, held_out)
-        found = {task: read(own[task], z) for task in TASKS}
+        found = {task: read(own[task], z) for task in ("mask", "distance")}
     inside = held_out["mask"] > 0
     scores = {
         "mask, Dice": dice(found["mask"], held_out["mask"]),
-        "border, Dice": dice(found["border"], border_of(held_out["mask"])),
+        "border, loss": border_loss(own["border"], z, held_out),
         "distance, px": pl.l1_loss(found["distance"], held_out["distance"], where=inside),
     }
     history = {key: torch.stack([row[key] for row in rows]).detach() for key in rows[0]}

@@ -81,15 +81,16 @@ def solve_by_support(
     m = support.shape[-1]
     look = may_look(support)
     if look or m > ENUMERATED:
-        places = torch.arange(m, device=support.device)
-        fewest = torch.full((len(support), 1), m + 1, device=support.device)
-        patience = torch.zeros_like(fewest)
         for turn in range(2 * m + 8):
             x, y = each(support)
             negative = torch.where(support.unsqueeze(-1), x, y).squeeze(-1)
             wrong = negative < -1e-13 * (1 + x.abs().amax(-2))
             if look and not wrong.any():
                 return x, y
+            if turn == 3:
+                places = torch.arange(m, device=support.device)
+                fewest = torch.full((len(support), 1), m + 1, device=support.device)
+                patience = torch.zeros_like(fewest)
             if turn >= 3:
                 count = wrong.sum(-1, keepdim=True)
                 patience = torch.where(count < fewest, 3, patience - 1)

@@ -220,7 +220,7 @@ def fair(gramian: PyTree, *, alpha: float | Tensor = 1.0) -> Weights:
     Examples:
         >>> gramian = {"depth": torch.tensor([4.0, 0.0]), "mask": torch.tensor([0.0, 1.0])}
         >>> fair(gramian)[0]
-        {'depth': tensor(0.5000), 'mask': tensor(1.)}
+        {'depth': tensor(0.5000), 'mask': tensor(1.0000)}
 
     Coming from:
         torchjd's `NashMTL` and LibMTL's `Nash_MTL` also clip the length of the direction to

@@ -554,7 +554,13 @@ def main() -> None:
     met = sum(goal["reached"] <= goal["limit"] for goal in goals)
     print(f"{met} of {len(goals)} goals met")
     if options.json:
-        about = {"torch": torch.__version__, "processor": platform.machine(), "threads": 1}
+        about = {
+            "torch": torch.__version__,
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[1],  # above the cores, other work was in the way
+            "threads": 1,
+        }
         options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 

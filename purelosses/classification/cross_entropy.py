@@ -332,6 +332,9 @@ def sigmoid_focal_loss(
     formula = partial(sigmoid_focal_with_logits, gamma=gamma, alpha=alpha)
     fused = _fused.focal(logits, target, where, gamma, alpha, formula)
     if fused is not None:
+        if reduction == "mean" and where is None and weights is None:
+            # The derivative of `.mean()` is a tensor of full size, that of a sum one number.
+            return fused.sum() / fused.numel()
         return reduce(fused, reduction, where, weights)
     logits = promote(logits)
     target = target.to(logits.dtype)

@@ -46,7 +46,7 @@ def kl_divergence_loss(
     gives a class nothing that the prediction allows.
 
     Conventions: `"forward"` is the divergence of the target from the prediction, as in
-    `torch.nn.functional.kl_div`. Its `"mean"` however divides by classes too; `"batchmean"` does not.
+    `torch.nn.functional.kl_div`. Its `"mean"` divides by classes too; its `"batchmean"` does not.
 
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`; log-probabilities
@@ -121,8 +121,8 @@ def js_divergence_loss(
     m = \beta\,y + (1 - \beta)\,p$$
 
     for every sample, with $p$ the softmax of its logits, $y$ its `target`, $\beta$ the `beta` and
-    $\mathrm{KL}(a \,\|\, b) = \sum_c a_c \log (a_c / b_c)$. At $\beta = \tfrac12$ it is symmetric and at
-    most $\log 2$.
+    $\mathrm{KL}(a \,\|\, b) = \sum_c a_c \log (a_c / b_c)$. At $\beta = \tfrac12$ it is symmetric
+    and at most $\log 2$.
 
     Conventions: $\beta$ is the weight of the target, as in Liger's loss; it is the square of
     `scipy.spatial.distance.jensenshannon`.

@@ -26,7 +26,7 @@ from purelosses import (
     symmetric_cross_entropy_loss,
 )
 
-EPOCHS, SEEDS, NOISE = 40, 5, 0.4
+EPOCHS, SEEDS, NOISE = 30, 5, 0.4
 OUTPUT = Path(__file__).with_name("output")
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": cross_entropy_loss,

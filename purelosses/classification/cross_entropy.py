@@ -279,6 +279,10 @@ def sigmoid_focal_loss(
     without an `alpha` both factors are 1. $1 - p_i$ is $\sigma(-x_i)$, so the loss keeps its
     digits where it is tiny.
 
+    Conventions: `"mean"` divides by the number of elements, so that a $\gamma$ of 0 is the binary
+    cross-entropy; detectors divide the `"sum"` by the number of positives. `alpha` is the weight of
+    positives, and negatives get the rest.
+
     Args:
         logits: Scores before the sigmoid, any shape. Half precision is computed in float32.
         target: Labels 0 or 1 (booleans, integers or floats) or probabilities, of the same shape.
@@ -364,6 +368,9 @@ def softmax_focal_loss(
     probabilities (1 at the label and 0 elsewhere for integer targets), $\gamma$ the `gamma` and
     $w_c$ the `class_weights` (1 by default). $1 - p_c$ is the sum of the other probabilities, so
     the loss keeps its digits where it is tiny.
+
+    Conventions: `"mean"` divides by the number of samples, so that a $\gamma$ of 0 is the
+    cross-entropy; some libraries divide by samples times classes.
 
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`. Half precision is

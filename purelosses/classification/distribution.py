@@ -45,6 +45,9 @@ def kl_divergence_loss(
     KL(prediction ‖ target). $0 \log 0$ is 0; the reverse divergence is infinite where the target
     gives a class nothing that the prediction allows.
 
+    Conventions: `"forward"` is the divergence of the target from the prediction, as in
+    `torch.nn.functional.kl_div`. Its `"mean"` divides by classes too; its `"batchmean"` does not.
+
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`; log-probabilities
             are such scores too. Half precision is computed in float32. A logit of minus infinity
@@ -118,8 +121,11 @@ def js_divergence_loss(
     m = \beta\,y + (1 - \beta)\,p$$
 
     for every sample, with $p$ the softmax of its logits, $y$ its `target`, $\beta$ the `beta` and
-    $\mathrm{KL}(a \,\|\, b) = \sum_c a_c \log (a_c / b_c)$. At $\beta = ½$ it is symmetric and at
-    most $\log 2$.
+    $\mathrm{KL}(a \,\|\, b) = \sum_c a_c \log (a_c / b_c)$. At $\beta = \tfrac12$ it is symmetric
+    and at most $\log 2$.
+
+    Conventions: $\beta$ is the weight of the target, as in Liger's loss; it is the square of
+    `scipy.spatial.distance.jensenshannon`.
 
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`; log-probabilities
@@ -330,6 +336,9 @@ def brier_loss(
 
     for every sample, with $x_c$ its logits and $y_c$ its target probabilities (1 at the label and
     0 elsewhere for integer targets). It lies between 0 and 2; it is not halved.
+
+    Conventions: summed over the classes and not halved: from 0 to 2, for two classes twice the
+    binary score.
 
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`. Half precision is

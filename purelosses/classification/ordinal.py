@@ -104,6 +104,9 @@ def corn_loss(
     label and $[\cdot]$ 1 if true and 0 otherwise. It is the negative log-likelihood of the rank:
     each threshold is learnt from the samples that reach it, so the answers are always consistent.
 
+    Conventions: `"mean"` divides by samples, so that what a sample costs does not depend on the
+    others; the paper and its code divide by the number of questions asked.
+
     Args:
         logits: Scores of being above each threshold, given the one before, along `class_dim`: one
             less than there are ranks. Half precision is computed in float32.

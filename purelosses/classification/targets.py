@@ -197,6 +197,9 @@ def class_weights(
     `"sqrt_inverse"`. The weights are scaled so that they sum to the number of classes, of which a
     class without samples is none: it gets the weight 0.
 
+    Conventions: the weights sum to the number of classes, as in the paper's code; scikit-learn
+    scales the weights of all *samples* to a mean of 1.
+
     Args:
         counts: How many samples each class has, shape (number of classes,).
         kind: `"effective"` is between no weights (`beta` = 0) and `"inverse"` (`beta` towards 1).

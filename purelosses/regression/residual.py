@@ -40,6 +40,8 @@ def mse_loss(
 
     with $x_i$ an element of `prediction` and $y_i$ the same element of `target`.
 
+    Conventions: without the ½ of `optax.l2_loss`.
+
     Args:
         prediction: Real values of any shape. Half precision is computed in float32.
         target: Real values (or integers, or booleans) of the same shape.
@@ -144,6 +146,9 @@ def huber_loss(
     the residual at which the square becomes a line. The second form is the one computed; its
     derivative is $c_i$.
 
+    Conventions: the slope of the tails is $\delta$, so it is $\delta$ times the
+    [`smooth_l1_loss`][purelosses.smooth_l1_loss] with `beta` = $\delta$, whose slope is 1.
+
     Args:
         prediction: Real values of any shape. Half precision is computed in float32.
         target: Real values (or integers, or booleans) of the same shape.
@@ -202,6 +207,8 @@ def smooth_l1_loss(
     the residual at which the square becomes a line. This is [`huber_loss`][purelosses.huber_loss]
     with $\delta = \beta$, divided by $\beta$: changing `beta` leaves the pull of outliers as it is,
     where changing Huber's `delta` scales it. $\beta = 0$ is the absolute error.
+
+    Conventions: it is [`huber_loss`][purelosses.huber_loss] with `delta` = $\beta$, over $\beta$.
 
     Args:
         prediction: Real values of any shape. Half precision is computed in float32.

@@ -165,7 +165,7 @@ def test_nothing_counts(aggregator, options):
 
 
 @pytest.mark.parametrize(("aggregator", "options"), FIRST)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(aggregator, options, dtype):
     losses = (300 * numbers(2000)).to(dtype)
     found = aggregator(losses, **options)
@@ -193,7 +193,7 @@ LOSSES = numbers(9)
     partial(pl.tilted_mean, t=0.0), partial(pl.tilted_mean, t=1e-13),
     partial(pl.tilted_mean, t=torch.tensor(0.0)), partial(pl.kl_dro, rho=0.0),
     partial(pl.chi2_dro, rho=0.0), partial(pl.cvar, alpha=torch.tensor(1.0)),
-], ids=repr)  # fmt: skip
+])  # fmt: skip
 def test_what_is_the_mean(f):
     # The worst case in a ball of radius 0 is found by halving, to the square root of a digit.
     tolerance = 1e-5 if f.keywords.get("rho") == 0 else 1e-12
@@ -205,7 +205,7 @@ def test_what_is_the_mean(f):
     partial(pl.topk_mean, k=1), partial(pl.cvar, alpha=0.01), partial(pl.tilted_mean, t=1e8),
     partial(pl.kl_dro, rho=math.log(9) + 1), partial(pl.chi2_dro, rho=10.0),
     partial(pl.ohem_mean, threshold=1e9),
-], ids=repr)  # fmt: skip
+])  # fmt: skip
 def test_what_is_the_largest(f):
     assert f(LOSSES).item() == pytest.approx(LOSSES.max().item(), rel=1e-6)
 

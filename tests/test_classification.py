@@ -162,7 +162,7 @@ LOGIT, LABELS = numbers(6, 4), torch.tensor([0, 3, 1, 2, 0, 1])
     (pl.generalized_cross_entropy_loss, {"q": 1e-13}),
     (pl.bi_tempered_loss, {"t1": 1.0, "t2": 1.0}), (pl.confidence_penalty_loss, {"beta": 0.0}),
     (pl.bootstrap_loss, {"beta": 1.0}), (pl.symmetric_cross_entropy_loss, {"alpha": 1, "beta": 0}),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_what_is_the_cross_entropy(loss, options):
     found = loss(LOGIT, LABELS, **options)
     expected = pl.cross_entropy_loss(LOGIT, LABELS)

@@ -24,7 +24,7 @@ def wiou_init() -> dict[str, Tensor]:
         `{"mean": tensor(1.)}`, a plain dict of tensors.
 
     Raises:
-        Nothing.
+        TypeError: If it is given an argument.
 
     Examples:
         >>> wiou_init()

@@ -19,11 +19,12 @@ demo: .venv/.data  ## train a two-task U-Net on real nuclei: a table and a pictu
 test: .venv/.ok  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-slow: .venv/.ok  ## run the tests that compile with inductor
+slow: .venv/.ok  ## run the tests that take minutes each, as those that compile with inductor
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
+# Everything, which takes hours on two cores: make laws LAWS='-m "slow or not slow" --every-case'
 laws: .venv/.ok  ## record what the laws find, for the documentation
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow or not slow" tests/test_laws.py --laws docs/data/laws.json
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(LAWS) tests/test_laws.py --laws docs/data/laws.json
 
 check: .venv/.ok  ## lint, format, types, generated modules, documentation
 	$(BIN)/ruff check
@@ -31,14 +32,17 @@ check: .venv/.ok  ## lint, format, types, generated modules, documentation
 	$(BIN)/mypy
 	$(BIN)/python tools/gen_nn.py --check
 	$(BIN)/python tools/gen_pages.py --check
-	$(MAKE) slow docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_laws.py -k "G7 and (mse_loss or dice_bce_loss)"
+	$(MAKE) docs
 
 # Never with -q, which hides the warnings that --strict counts.
 docs: .venv/.ok  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: .venv/.ok  ## measure what a call costs
+bench: .bench/.ok  ## measure what a call costs, beside the peers
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/multitask.py
+	.bench/bin/python benchmarks/segmentation.py --json docs/data/benchmarks_segmentation.json
 
 gen: .venv/.ok  ## write the modules, missing pages and the navigation from the functions
 	$(BIN)/python tools/gen_nn.py
@@ -57,7 +61,7 @@ lock:  ## write constraints.txt from a fresh environment
 	rm -rf .lock
 
 clean:  ## remove everything that was built
-	rm -rf .venv .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
+	rm -rf .venv .bench .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # pip first: the one that comes with Python 3.11 does not know --group.
@@ -65,6 +69,16 @@ clean:  ## remove everything that was built
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(INSTALL) --upgrade pip
 	$(BIN)/$(INSTALL) --constraint constraints.txt $(EVERYTHING)
+	touch $@
+
+# The peers, beside what .venv has: the same torch, and nothing of theirs where the tests run.
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+.bench/.ok: .venv/.ok
+	$(PYTHON) -m venv .bench
+	$(BIN)/python -c '$(PACKAGES)' > "$$(.bench/bin/python -c '$(PACKAGES)')/venv.pth"
+	echo "$(CURDIR)" >> "$$(.bench/bin/python -c '$(PACKAGES)')/venv.pth"
+	.bench/bin/$(INSTALL) --upgrade pip
+	.bench/bin/$(INSTALL) --constraint constraints.txt --group bench
 	touch $@
 
 # Only for the image that it ships; its dependencies stay out.

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ pytest_collect_file = Sybil(parsers=[blocks], patterns=["*.md"]).pytest()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--laws", metavar="FILE", help="write what the laws found as JSON")
+    parser.addoption("--every-case", action="store_true", help="trace and compile every case")
 
 
 class Record:
@@ -52,11 +54,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Record(Path(file)))
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bound functions by name: their repr holds an address, which differs between workers."""
+    if isinstance(val, partial):
+        return f"{val.func.__name__}({', '.join(f'{k}={v}' for k, v in val.keywords.items())})"
+    return None
+
+
 @pytest.fixture(autouse=True)
 def _names_of_docstring_examples(doctest_namespace: dict[str, Any]) -> None:
     """Examples in docstrings use the library as a user's file does, after its imports."""
-    from functools import partial
-
     import optree
     import torch
 

@@ -3,10 +3,12 @@
 Adapters hold options and parameters; they compute nothing.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import optree
+import torch
 from torch import Tensor, nn
 
 from purelosses._types import PyTree
@@ -39,9 +41,13 @@ def _code(value: object) -> str:
     """The code that makes a value."""
     if isinstance(value, Tensor):
         device = "" if value.device.type == "cpu" else f", device={str(value.device)!r}"
-        return f"torch.tensor({value.tolist()!r}, dtype={value.dtype}{device})"
+        return f"torch.tensor({_code(value.tolist())}, dtype={value.dtype}{device})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {_code(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_code, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
     return name_of(value) if callable(value) else repr(value)
 
 
@@ -63,11 +69,97 @@ def as_parameters(tree: PyTree) -> nn.Parameter | nn.Module:
 
 def as_tree(parameters: nn.Parameter | nn.Module) -> PyTree:
     """The tree that `as_parameters` was made from (tuples come back as lists)."""
+    if isinstance(parameters, Buffers):
+        return parameters.tree()
     if isinstance(parameters, nn.ParameterDict):
         return {key: as_tree(parameters[key]) for key in parameters}
     if isinstance(parameters, nn.ParameterList):
         return [as_tree(value) for value in parameters]
     return parameters
+
+
+class Buffers(nn.Module):
+    """A tree of tensors as named buffers: dicts by key, lists by index (tuples become lists).
+
+    Every leaf is there from the start, so a checkpoint loads into a module that has just been made.
+    """
+
+    def __init__(self, tree: PyTree) -> None:
+        super().__init__()
+        self._named = isinstance(tree, Mapping)
+        self._keys = list(tree) if self._named else list(range(len(tree)))
+        for key in self._keys:
+            # Not by `register_buffer`, which refuses tasks with names such as "type".
+            if isinstance(tree[key], Tensor):
+                self._buffers[str(key)] = tree[key]
+            else:
+                self._modules[str(key)] = Buffers(tree[key])
+
+    def tree(self) -> PyTree:
+        leaves = {key: self._buffers.get(str(key)) for key in self._keys}
+        for key in self._keys:
+            if leaves[key] is None:
+                leaves[key] = self._modules[str(key)].tree()  # type: ignore[union-attr, operator]
+        return leaves if self._named else list(leaves.values())
+
+    def write(self, tree: PyTree) -> None:
+        for key in self._keys:
+            old = self._buffers.get(str(key))
+            if old is None:
+                self._modules[str(key)].write(tree[key])  # type: ignore[union-attr, operator]
+            else:
+                with torch.no_grad():
+                    old.copy_(tree[key])
+
+
+class StatefulAdapter(Adapter):
+    """A module that keeps a state in buffers. Calling it changes nothing; `update` does."""
+
+    state: Buffers
+
+    def _move(self, result: tuple[PyTree, PyTree]) -> PyTree:
+        weights, state = result
+        self.state.write(state)
+        return weights
+
+
+class Balancing(StatefulAdapter):
+    """Your own pair of functions, or a combinator of one, as a module with its state in buffers.
+
+    Args:
+        balancer: A [`Balancer`][purelosses.Balancer], [`ema`][purelosses.ema],
+            [`every`][purelosses.every] or [`clip`][purelosses.clip].
+        tasks: What its `init` is called with.
+        **options: Passed to every update by keyword; tensors become buffers that move with `.to()`.
+
+    Examples:
+        >>> balance = Balancing(ema(Balancer(dwa_init, dwa_update), decay=0.9), ["mask", "depth"])
+        >>> balance.update({"mask": torch.tensor(1.0), "depth": torch.tensor(4.0)})
+        {'mask': tensor(1.), 'depth': tensor(1.)}
+        >>> balance.state_dict()["state.inner.previous.depth"]
+        tensor(4.)
+    """
+
+    balancer: Any
+
+    def __init__(self, balancer: Any, tasks: PyTree, **options: Any) -> None:
+        super().__init__(balancer=balancer, tasks=structure_of(tasks), **options)
+        self.state = Buffers(balancer.init(tasks))
+
+    def forward(self, *observed: Any, **kwargs: Any) -> tuple[PyTree, PyTree]:
+        """`(weights, state)`, as the function returns them."""
+        options = {name: getattr(self, name) for name in self._options[2:]}
+        result: tuple[PyTree, PyTree] = self.balancer.update(
+            self.state.tree(), *observed, **options, **kwargs
+        )
+        return result
+
+    def update(self, *observed: Any, **kwargs: Any) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(*observed, **kwargs))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class Criterion(Adapter):

@@ -40,9 +40,15 @@ def check_floating(function: str, argument: str, value: object) -> None:
 
 def check_same_shape(function: str, argument: str, value: Tensor, other: str, like: Tensor) -> None:
     """`value` has the shape of `like` exactly (they never broadcast) and lies on its device."""
+    check_shape(function, argument, value, like.shape, f"`{other}`", like)
+
+
+def check_shape(
+    function: str, argument: str, value: Tensor, shape: Sequence[int], of: str, like: Tensor
+) -> None:
     check_real(function, argument, value)
-    if value.shape != like.shape:
-        must = f"have the shape of `{other}`, {tuple(like.shape)}"
+    if value.shape != shape:
+        must = f"have the shape of {of}, {tuple(shape)}"
         raise ValueError(complain(function, argument, must, tuple(value.shape)))
     check_device(function, argument, value, like)
 
@@ -51,6 +57,21 @@ def check_real(function: str, argument: str, value: Tensor) -> None:
     check_tensor(function, argument, value)
     if value.is_complex():
         raise TypeError(complain(function, argument, "be a real tensor", value.dtype))
+
+
+def check_integer(function: str, argument: str, value: object) -> None:
+    """`value` holds integers, such as labels; a boolean is a mask."""
+    check_tensor(function, argument, value)
+    dtype = value.dtype  # type: ignore[attr-defined]
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(complain(function, argument, "hold integers", dtype))
+
+
+def check_signs(function: str, argument: str, value: Tensor) -> None:
+    """The type of `value` can hold -1 and 1."""
+    if not value.dtype.is_signed:
+        must = "hold -1 and 1 (of a mask: 2 * mask.float() - 1)"
+        raise TypeError(complain(function, argument, must, value.dtype))
 
 
 def check_device(function: str, argument: str, value: Tensor, like: Tensor) -> None:
@@ -99,6 +120,17 @@ def check_target(
     return True
 
 
+def check_ranks(
+    function: str, target: Tensor, shape: Sequence[int], units: str, like: Tensor
+) -> None:
+    """`target` holds labels of another number of classes than `like` has entries."""
+    check_integer(function, "target", target)
+    if target.shape != torch.Size(shape):
+        must = f"hold labels with the shape of {units}, {tuple(shape)}"
+        raise ValueError(complain(function, "target", must, tuple(target.shape)))
+    check_device(function, "target", target, like)
+
+
 def check_per_class(
     function: str, argument: str, value: Tensor, like: Tensor, class_dim: int
 ) -> None:
@@ -130,6 +162,7 @@ def check_number(
     above: float | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
 ) -> float | Tensor:
     """A Python number within its bounds, or a 0-dimensional tensor (whose value is not read).
 
@@ -152,7 +185,21 @@ def check_number(
         raise ValueError(complain(function, argument, f"be at least {minimum}", value))
     if maximum is not None and not value <= maximum:
         raise ValueError(complain(function, argument, f"be at most {maximum}", value))
+    if below is not None and not value < below:
+        raise ValueError(complain(function, argument, f"be less than {below}", value))
     return value
+
+
+def check_flag(function: str, argument: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(complain(function, argument, "be True or False", repr(value)))
+
+
+def check_int(function: str, argument: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(complain(function, argument, "be an int", repr(value)))
+    if value < minimum:
+        raise ValueError(complain(function, argument, f"be at least {minimum}", value))
 
 
 def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -> int:
@@ -165,7 +212,9 @@ def check_axis(function: str, argument: str, axis: object, ndim: int, of: str) -
     return axis % ndim
 
 
-def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def check_labels(
+    function: str, labels: Tensor, num_classes: int, argument: str = "target"
+) -> tuple[Tensor, Tensor]:
     """Labels that are safe to index with, and which of them are valid.
 
     Where one is not, the loss must be NaN; plain eager code on the CPU raises instead. Nothing is
@@ -180,6 +229,74 @@ def check_labels(function: str, labels: Tensor, num_classes: int) -> tuple[Tenso
             if found is None:
                 raise
             must = f"hold class labels from 0 to {num_classes - 1} (mask others with `where`)"
-            raise ValueError(complain(function, "target", must, found[1])) from None
+            raise ValueError(complain(function, argument, must, found[1])) from None
     valid = (labels >= 0) & (labels < num_classes)
     return torch.where(valid, labels, 0), valid
+
+
+def elements(
+    function: str,
+    where: Tensor | None,
+    weights: Tensor | None,
+    reduction: str,
+    *,
+    axes: Sequence[int] = (),
+    lacking: Sequence[int] = (),
+    fill: float = 0.0,
+    **data: Tensor,
+) -> list[Tensor]:
+    """Data of one shape, checked, in the dtype of the first, and `fill` where `where` is False.
+
+    All are floating but the target, which may hold integers or booleans. `axes` are those that one
+    unit spans, and `lacking` those of them that the target does not have.
+    """
+    name, like = next(iter(data.items()))
+    check_floating(function, name, like)
+    for argument, value in data.items():
+        missing = lacking if argument == "target" else ()
+        if argument != "target":
+            check_floating(function, argument, value)
+        shape = without(like.shape, missing)
+        check_shape(function, argument, value, shape, _lacking(name, missing), like)
+    check_reduction(function, reduction)
+    units, of = without(like.shape, axes), _lacking(name, axes)
+    if weights is not None:
+        check_weights(function, weights, units, of, like)
+    dtype = promote(like).dtype
+    found = {argument: value.to(dtype) for argument, value in data.items()}
+    if where is not None:
+        check_where(function, where, units, of, like)
+        whole = with_axes(where, axes)
+        for argument, value in found.items():
+            mask = whole.squeeze(tuple(lacking)) if argument == "target" and lacking else whole
+            found[argument] = torch.where(mask, value, fill)
+    return list(found.values())
+
+
+def _lacking(name: str, axes: Sequence[int]) -> str:
+    listed = ", ".join(map(str, sorted(axes)))
+    return f"`{name}` without axis {listed}" if axes else f"`{name}`"
+
+
+def check_axes(
+    function: str, argument: str, axes: object, ndim: int, of: str, span: str
+) -> tuple[int, ...]:
+    """One axis or several, counted from the front; `span` says what lies along them."""
+    given = axes if isinstance(axes, tuple) else (axes,)
+    found = tuple(check_axis(function, argument, axis, ndim, of) for axis in given)
+    if not found or len(set(found)) < len(found):
+        must = f"name each axis of {span} once"
+        raise ValueError(complain(function, argument, must, axes))
+    return found
+
+
+def without(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+    """A shape without these axes, which are counted from the front."""
+    return tuple(n for axis, n in enumerate(shape) if axis not in axes)
+
+
+def with_axes(value: Tensor, axes: Sequence[int]) -> Tensor:
+    """A tensor that lacks these axes, with axes of 1 there."""
+    for axis in sorted(axes):
+        value = value.unsqueeze(axis)
+    return value

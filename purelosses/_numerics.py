@@ -1,5 +1,8 @@
 """Stable primitives: accurate in value and gradient on every finite input."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +42,23 @@ def weighted(weight: Tensor, value: Tensor) -> Tensor:
     return weight * torch.where((weight == 0) & torch.isinf(value), 0.0, value)
 
 
+def power(base: Tensor, exponent: float | Tensor) -> Tensor:
+    """base ** exponent of numbers from 0 on, with zero gradient where the base is 0.
+
+    There the slope of an exponent below 1 is infinite, and times a slope of 0 it would be NaN.
+    """
+    # torch.compile cannot differentiate an integer exponent (torch 2.13).
+    exponent = exponent if isinstance(exponent, Tensor) else float(exponent)
+    zero = base == 0
+    return torch.where(zero, 0.0**exponent, torch.where(zero, 1.0, base) ** exponent)
+
+
+def xlogy(x: Tensor, y: Tensor) -> Tensor:
+    """x log y; 0, with zero gradient, where x is 0."""
+    zero = x == 0
+    return torch.where(zero, 0.0, x * torch.where(zero, 1.0, y).log())
+
+
 def along(values: Tensor, dim: int, ndim: int) -> Tensor:
     """A vector laid along axis `dim` of a tensor with `ndim` axes."""
     return values.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
@@ -68,12 +88,109 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Only the largest probability of a row can be near 1; its complement is the sum of the others.
     """
     largest, top = logits.max(dim, keepdim=True)
-    exponential = (logits - largest).exp()
+    # A constant 0 at the top, as in `log_partition`: the gradient of p near 1 does not cancel.
+    exponential = (logits - largest).scatter(dim, top, 0.0).exp()
     others = _others(exponential, top, dim)
     probs = exponential / (1.0 + others)
     return probs, (1.0 - probs).scatter(dim, top, others / (1.0 + others))
 
 
+def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """softplus(m) = -log p and sigmoid(m) = 1 - p of every class, to full relative accuracy.
+
+    The margin m of a class is log sum exp of the other logits minus its own. It is not returned
+    itself: rounded to float32 at 80 it would be off by 4e-6, and so would be exp(m).
+    """
+    below, excess = log_partition(logits, dim)
+    return excess - below, softmax_and_complement(logits, dim)[1]
+
+
 def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
     """The sum without the term at `top`."""
     return exponential.scatter(dim, top, 0.0).sum(dim, keepdim=True)
+
+
+def log1p_square(x: Tensor) -> Tensor:
+    """log(1 + x²), also where x² overflows."""
+    large = x.abs() > 1
+    small = torch.where(large, 0.0, x)
+    outer = torch.where(large, x, 1.0)
+    tail = 2 * outer.abs().log() + outer.reciprocal().square().log1p()
+    return torch.where(large, tail, small.square().log1p())
+
+
+def log1p_minus(x: Tensor) -> Tensor:
+    """log(1 + x) - x for x ≥ 0, also where both are nearly equal."""
+    near = x < 0.5
+    a = torch.where(near, x, 0.0)
+    # log(1 + x) = 2 artanh(w); its first term less x is -x w.
+    w = a / (2 + a)
+    series = 2 * w**3 * polynomial([1 / (2 * k + 3) for k in range(12)], w.square()) - a * w
+    b = torch.where(near, 1.0, x)
+    return torch.where(near, series, b.log1p() - b)
+
+
+def one_minus_exp(x: Tensor) -> Tensor:
+    """1 - exp(-x) for x ≥ 0. Far from 0 the derivative of -expm1(-x) itself would cancel."""
+    near = x < 0.7
+    return torch.where(near, -torch.expm1(torch.where(near, -x, 0.0)), 1 - torch.exp(-x))
+
+
+def expm1_ratio(x: Tensor) -> Tensor:
+    """(exp(x) - 1) / x, and 1 at 0."""
+    near = x.abs() < 0.5
+    series = polynomial([1 / math.factorial(k + 1) for k in range(14)], torch.where(near, x, 0.0))
+    far = torch.where(near, 1.0, x)
+    return torch.where(near, series, torch.expm1(far) / far)
+
+
+def expm1_minus(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x, also where all three nearly cancel."""
+    near = x.abs() < 0.5
+    a = torch.where(near, x, 0.0)
+    series = a.square() * polynomial([1 / math.factorial(k + 2) for k in range(14)], a)
+    return torch.where(near, series, torch.expm1(torch.where(near, 1.0, x)) - x)
+
+
+# From here on Stirling's series is exact to rounding.
+LARGE = 8.0
+
+
+def stirling(x: Tensor) -> Tensor:
+    """log Γ(x) - (x - ½) log x + x - ½ log 2π, for x of at least LARGE."""
+    bernoulli = [1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156]
+    inverse = x.reciprocal()
+    return inverse * polynomial([*bernoulli, -3617 / 122400], inverse.square())
+
+
+def log_rising(x: Tensor, y: Tensor) -> Tensor:
+    """log Γ(x + y) - log Γ(x) - y log x for y ≥ 0, also for large x, where it nearly vanishes."""
+    large = x >= LARGE
+    small = torch.where(large, 1.0, x)
+    direct = torch.lgamma(small + y) - torch.lgamma(small) - y * small.log()
+    x = torch.where(large, x, LARGE)
+    ratio = y / x
+    series = x * log1p_minus(ratio) + (y - 0.5) * ratio.log1p() + stirling(x + y) - stirling(x)
+    return torch.where(large, series, direct)
+
+
+def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """c0 + c1 x + c2 x² + ..., by Horner's rule."""
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
+
+
+def norm(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Euclidean length along axes, which it keeps with length 1. Its gradient at 0 is 0."""
+    largest = x.detach().abs().amax(axes, keepdim=True)
+    scale = torch.where(largest == 0, 1.0, largest)
+    squares = (x / scale).square().sum(axes, keepdim=True)
+    zero = squares == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt() * scale)
+
+
+def as_scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """An option as a 0-dimensional tensor in the dtype of the data, without reading it."""
+    return value.to(like.dtype) if isinstance(value, Tensor) else like.new_full((), value)

@@ -18,17 +18,24 @@ from torch import Tensor
 
 from purelosses._checks import complain
 from purelosses._types import PyTree
+from purelosses.balance._tasks import spread
 from purelosses.transform import combined, name_of, per_sample, per_sample_grad
 
 # The bounds of each domain, and whether minus infinity is allowed besides.
 _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "real": (-torch.inf, torch.inf, False),
     "positive": (0.0, torch.inf, False),
+    "counts": (0.0, torch.inf, False),
+    "log_scale": (-torch.inf, torch.inf, False),
     "weights": (0.0, torch.inf, False),
     "logits": (-torch.inf, torch.inf, False),
     "class_logits": (-torch.inf, torch.inf, True),
     "unit": (0.0, 1.0, False),
+    "boxes": (-torch.inf, torch.inf, False),
+    "sign": (-1.0, 1.0, False),
 }
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @cache
@@ -70,9 +77,9 @@ class checked:
     """The same loss, with its values checked: for finding bad data, at the price of synchronising.
 
     Predictions and targets must be finite and in their domain (probabilities in [0, 1], labels
-    among the classes), weights at least 0. What `where` excludes is not looked at. A loss that this
-    library does not know is checked for finite tensors. The checks fire in eager code and under
-    `grad`, `vmap`, `jvp` and `torch.compile`.
+    among the classes), weights at least 0. What `where` or `mask` exclude is not looked at. A loss
+    that this library does not know is checked for finite tensors. The checks fire in eager code and
+    under `grad`, `vmap`, `jvp` and `torch.compile`.
 
     Args:
         loss: A loss, or a `functools.partial` of one.
@@ -94,6 +101,7 @@ class checked:
 
     loss: Callable[..., Any]
     _names: tuple[str, ...] = field(init=False, compare=False)
+    _data: tuple[str, ...] = field(init=False, compare=False)
     _spec: Any = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,8 +114,13 @@ class checked:
             raise TypeError(complain("checked", "loss", must, repr(self.loss)))
         function = self._function
         spec = LOSSES.get(name_of(function))
-        object.__setattr__(self, "_names", tuple(inspect.signature(function).parameters))
-        object.__setattr__(self, "_spec", spec if spec and spec.loss is function else None)
+        spec = spec if spec and spec.loss is function else None
+        signature = inspect.signature(function).parameters.values()
+        positional = [p.name for p in signature if p.default is p.empty and p.kind in _POSITIONAL]
+        data = [name for name in positional if spec is None or name != spec.parameters]
+        object.__setattr__(self, "_names", tuple(parameter.name for parameter in signature))
+        object.__setattr__(self, "_data", tuple(data))
+        object.__setattr__(self, "_spec", spec)
         _define_operator()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -133,25 +146,58 @@ class checked:
             domains = {**self._spec.domains(arguments), "weights": "weights"}
         for argument, domain in domains.items():
             tree: PyTree = arguments.get(argument)
-            for values in optree.tree_leaves(tree):
+            leaves: list[Any] = optree.tree_leaves(tree)
+            masks: list[Any] = [None] * len(leaves)
+            if argument == "losses" and self._spec is not None and "mask" in arguments:
+                masks = spread(function, "mask", arguments["mask"], tree)
+            for values, mask in zip(leaves, masks, strict=True):
                 if isinstance(values, Tensor):
+                    values = values if mask is None else torch.where(mask, values, 0)
                     values = self._counted(argument, values, arguments)
-                    low, high, infinite = _BOUNDS.get(domain) or self._label_bounds(arguments)
+                    low, high, infinite = self._bounds(domain, arguments)
                     torch.ops.purelosses.check(
                         values.detach(), low, high, infinite, function, argument
                     )
         return result
 
-    def _label_bounds(self, arguments: Mapping[str, Any]) -> tuple[float, float, bool]:
-        classes = arguments[self._names[0]].shape[arguments.get("class_dim", 1)]
-        return 0.0, float(classes - 1), False
+    def _class_axis(self, arguments: Mapping[str, Any]) -> int:
+        """The axis that `where` lacks: that of the classes, of the bins or of the coordinates."""
+        default = 1 if "class_dim" in self._names else -1
+        axis: int = arguments.get("class_dim", default)
+        return axis
+
+    def _bounds(self, domain: str | int, arguments: Mapping[str, Any]) -> tuple[float, float, bool]:
+        if isinstance(domain, str) and domain in _BOUNDS:
+            return _BOUNDS[domain]
+        classes = domain
+        if isinstance(domain, str):
+            classes = arguments[self._data[0]].shape[self._class_axis(arguments)]
+        return 0.0, float(classes) - 1, False
 
     def _counted(self, argument: str, values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """The values with 0, which every domain has, where `where` is False."""
         where = arguments.get("where")
-        regions = self._spec is not None and self._spec.unit == "region"
-        if where is None or argument not in (*self._names[:2], *(["weights"] * (not regions))):
+        regions = self._spec is not None and self._spec.unit.startswith("region")
+        if where is None or argument not in (*self._data, *(["weights"] * (not regions))):
             return values
-        if where.ndim < values.ndim:
-            where = where.unsqueeze(arguments.get("class_dim", 1))
-        return torch.where(where, values, 0)
+        if where.ndim and not values.ndim:
+            return values  # one number, that of all samples
+        whole = self._spread(where, values, arguments[self._data[0]], arguments)
+        return torch.where(whole, values, 0)
+
+    def _spread(
+        self, where: Tensor, values: Tensor, prediction: Tensor, arguments: Mapping[str, Any]
+    ) -> Tensor:
+        """`where` with the axes that the values have besides."""
+        if where.ndim == values.ndim:
+            return where
+        parameters = inspect.signature(self._function).parameters
+        names = ("class_dim",) if "class_dim" in parameters else ("dim", "ensemble_dim")
+        options = {k: arguments.get(k, parameters[k].default) for k in names if k in parameters}
+        # Without any such option it is the last axis: corners of a box, bins of an edge.
+        options = options or {"last": -1}
+        axes = {k: axis if isinstance(axis, tuple) else (axis,) for k, axis in options.items()}
+        for axis in sorted(axis % prediction.ndim for spanned in axes.values() for axis in spanned):
+            where = where.unsqueeze(axis)
+        # The target of an ensemble of vectors has no members.
+        return where if where.ndim == values.ndim else where.squeeze(axes["ensemble_dim"])

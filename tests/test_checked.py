@@ -63,10 +63,17 @@ OUTSIDE = {
     "mask": [NAN, INF, -1.0, 255.0],
     "distribution": [NAN, INF, -1e-6, 1 + 1e-6],
     "weights": [NAN, INF, -1e-6],
+    "boxes": [NAN, INF, -INF],
+    "positions": [NAN, INF, -1e-6, 2.001],
+    "counts": [NAN, INF, -1.0],
+    "log_scale": [NAN, INF, -INF],
+    "sign": [NAN, INF, -1.001, 255.0],
 }
-EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "logits": [1e4, -1e4],
+EDGES = {"real": [1e30, -1e30], "positive": [0.0, 1e30], "counts": [0.0, 1e30],
+         "log_scale": [40.0, -40.0], "sign": [-1.0, 1.0], "logits": [1e4, -1e4],
          "class_logits": [1e4, -1e4], "unit": [0.0, 1.0], "mask": [0.0, 1.0],
-         "distribution": [0.0, 1.0], "weights": [0.0, 1e30]}  # fmt: skip
+         "distribution": [0.0, 1.0], "weights": [0.0, 1e30],
+         "boxes": [1e30, -1e30], "positions": [0.0, 2.0]}  # fmt: skip
 
 
 def planted(problem, name, value):
@@ -76,17 +83,23 @@ def planted(problem, name, value):
     return problem.having(**{name: tensor})
 
 
-def domains_of(case):
+def domains_of(spec, case):
     """Path and domain of everything floating that is checked."""
+    tasks = [path for path in case.arrays if path.startswith("losses.")]
+    masks = optree.tree_leaves(case.options.get("mask"))
+    unlabelled = [path for path, mask in zip(sorted(tasks), masks, strict=False)
+                  if not mask.flatten()[0]]  # fmt: skip
     for path, array in case.arrays.items():
-        if array.domain not in ("where", "labels"):
-            # A task loss may be negative: only its being finite is checked.
-            yield path, "real" if path.startswith("losses") else array.domain
+        if array.domain not in ("where", "labels") and path not in unlabelled:
+            # A task loss may be negative, unless its loss says otherwise; and so is a map of
+            # signed distances, which the registry draws of one sign.
+            domain = "real" if path == "distance_map" else array.domain
+            yield path, spec.domains({})["losses"] if path in tasks else domain
 
 
 PLANTED = [pytest.param(spec, case, path, value, id=f"{spec.name}-{case.name}-{path}-{value}")
            for spec in LOSSES.values() for case in spec.cases
-           for path, domain in domains_of(case) for value in OUTSIDE[domain]]  # fmt: skip
+           for path, domain in domains_of(spec, case) for value in OUTSIDE[domain]]  # fmt: skip
 
 
 @pytest.mark.parametrize(("spec", "case", "path", "value"), PLANTED)
@@ -101,7 +114,7 @@ def test_a_value_outside_its_domain(spec, case, path, value):
 
 EDGE = [pytest.param(spec, case, path, value, id=f"{spec.name}-{case.name}-{path}-{value}")
         for spec in LOSSES.values() for case in spec.cases
-        for path, domain in domains_of(case) for value in EDGES[domain]]  # fmt: skip
+        for path, domain in domains_of(spec, case) for value in EDGES[domain]]  # fmt: skip
 
 
 @pytest.mark.parametrize(("spec", "case", "path", "value"), EDGE)
@@ -149,13 +162,33 @@ def test_values_under_a_false_mask_are_ignored(spec, value):
     for case in spec.cases:
         problem = case.problem(3, where=True, weights=True)
         where = problem.tensors["where"]
+        axes = case.arrays["where"].names
         for path in case.args:
+            if path == spec.parameters:
+                continue
             array, tensor = case.arrays[path], problem.tensors[path]
-            mask = where if "C" not in array.names else where.unsqueeze(array.names.index("C"))
+            if not tensor.ndim:
+                continue  # it belongs to no sample
+            mask = where
+            for position, axis in enumerate(array.names):
+                mask = mask if axis in axes else mask.unsqueeze(position)
             garbage = 255 if array.domain == "labels" else value
             spoilt = problem.having(**{path: torch.where(mask, tensor, garbage).to(tensor.dtype)})
             loss, data, given = bind(spoilt, spec.loss)
             pl.checked(loss)(*data, **given)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("name", ["weighted_sum_loss", "log_sum_loss", "uncertainty_weighted_loss"])
+def test_losses_without_labels_are_ignored(name, value):
+    data = [{"a": torch.tensor([1.0, value]), "b": torch.tensor(value)}]
+    mask = {"a": torch.tensor([True, False]), "b": torch.tensor(False)}
+    if name == "uncertainty_weighted_loss":
+        data = [pl.uncertainty_weighted_init(["a", "b"]), *data]
+    loss = pl.checked(getattr(pl, name))
+    loss(*data, mask=mask)
+    with pytest.raises(ValueError, match="`losses` must"):
+        loss(*data, mask={"a": torch.tensor([True, True]), "b": torch.tensor(False)})
 
 
 def test_weights_under_a_false_mask_are_ignored():

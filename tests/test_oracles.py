@@ -1,5 +1,6 @@
 """Every loss against its formula written once more, in float64 and on hostile numbers."""
 
+import inspect
 from itertools import product
 
 import hypothesis.strategies as st
@@ -7,7 +8,8 @@ import numpy as np
 import optree
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hostile import LOGITS, REALS, SMALLEST, assert_exact, hostile, single
+from hypothesis import HealthCheck, assume, given, settings
 from mpmath import mp, mpf
 from oracles import EXACT, ORACLES, exact_sigmoid, exact_softmax
 
@@ -203,47 +205,89 @@ def test_dice_bce_of_any_shape(problem, dice_weight, bce_weight):
     agree("dice_bce_loss", (logits, target), {**options, **shares})
 
 
+REGION_LOSSES = ("dice_loss", "jaccard_loss", "tversky_loss", "focal_tversky_loss",
+                 "log_cosh_dice_loss", "mcc_loss", "dice_focal_loss")  # fmt: skip
+UNIT_LOSSES = ("generalized_dice_loss", "generalized_wasserstein_dice_loss", "dice_ce_loss",
+               "dice_focal_loss", "unified_focal_loss")  # fmt: skip
+CHOICES = {
+    "empty": ("smooth", "penalize"),
+    "squared": (False, True),
+    "soft_target": (False, True),
+    "smooth": (0.0, 1e-5, 1.0, (0.0, 1e-5), (0.5, 2.0)),
+    "weight_type": ("square", "simple", "uniform"),
+    "gamma": (0.5, 1.0),
+    "delta": (0.1, 0.6),
+    "asymmetric": (True, False),
+    "label_smoothing": (0.0, 0.1),
+}
+
+
+@st.composite
+def overlap_calls(draw, losses):
+    """A loss of regions, its data, and options drawn from all that it has."""
+    name = draw(st.sampled_from(losses))
+    prediction, target, options = draw(regions_of_any_shape())
+    known = inspect.signature(getattr(pl, name)).parameters
+    options = {key: value for key, value in options.items() if key in known}
+    for key, values in CHOICES.items():
+        if key in known:
+            options[key] = draw(st.sampled_from(values))
+    if isinstance(options["smooth"], tuple) and name == "mcc_loss":
+        options["smooth"] = options["smooth"][1]
+    return name, prediction, target, options
+
+
+@drawn
+@given(overlap_calls(REGION_LOSSES), st.sampled_from((None, "sigmoid", "softmax")))
+def test_losses_of_regions_of_any_shape(call, activation):
+    name, prediction, target, options = call
+    if name == "dice_focal_loss":
+        activation = "sigmoid"
+    if activation is None:
+        prediction = prediction.sigmoid()
+    elif options["class_dim"] is None:
+        activation = "sigmoid"
+    agree(name, (prediction, target), {**options, "activation": activation})
+
+
+@drawn
+@given(overlap_calls(UNIT_LOSSES), st.sampled_from(("sigmoid", "softmax")))
+def test_losses_over_classes_of_any_shape(call, activation):
+    name, prediction, target, options = call
+    ndim, class_dim, dim = prediction.ndim, options["class_dim"], options["dim"]
+    assume(class_dim is not None)
+    dim = () if dim is None else np.atleast_1d(dim)
+    assume(class_dim % ndim not in [axis % ndim for axis in dim])
+    options.pop("weights", None)  # they are those of single regions
+    if name == "generalized_wasserstein_dice_loss":
+        rng = np.random.default_rng(ndim)
+        options["distance"] = uniform(rng, (prediction.shape[class_dim],) * 2).fill_diagonal_(0)
+    if name in ("dice_focal_loss", "generalized_dice_loss", "generalized_wasserstein_dice_loss"):
+        options["activation"] = "softmax" if name == "dice_focal_loss" else activation
+    agree(name, (prediction, target), options)
+
+
+@drawn
+@given(elementwise(), st.floats(0, 3), st.none() | st.floats(0, 1))
+def test_sigmoid_focal_of_any_shape(problem, gamma, alpha):
+    logits, target, options, _ = problem
+    agree("sigmoid_focal_loss", (logits, target), {**options, "gamma": gamma, "alpha": alpha})
+
+
+@drawn
+@given(classes_of_any_shape(), st.floats(0, 3))
+def test_softmax_focal_of_any_shape(problem, gamma):
+    logits, target, options = problem
+    options.pop("label_smoothing")
+    agree("softmax_focal_loss", (logits, target), {**options, "gamma": gamma})
+
+
 def test_regions_without_prediction_target_or_smoothing_are_perfect():
     zeros = torch.zeros(2, 3, dtype=torch.float64)
     agree("dice_loss", (zeros, zeros), {"dim": 1, "smooth": 0.0, "reduction": "none"})
 
 
 # Hostile numbers in float32, against 60 digits
-
-LARGEST, SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
-REALS = (0.0, 1e-30, -1e-30, 1e-8, 0.1, -1.0, 17.0, 88.0, -88.0, 1e4, -1e4, 1e15, 1e30, -1e30)
-LOGITS = (0.0, 1e-30, -1e-8, 0.1, 1.0, -1.0, 17.0, -17.0, 40.0, -40.0, 88.0, -88.0,
-          103.0, -103.0, 1e4, -1e4, 1e30, -1e30)  # fmt: skip
-
-
-def single(values):
-    return torch.tensor(values, dtype=torch.float32)
-
-
-def assert_exact(value, truth, limit, what):
-    """Relative error at most the limit, for every number that float32 can hold in full.
-
-    Below the smallest normal float32 relative accuracy cannot exist, and above the largest only
-    infinity is right.
-    """
-    value, truth = value.tolist(), list(truth)
-    assert len(value) == len(truth)
-    for got, true, where in zip(value, truth, what, strict=True):
-        if abs(true) > LARGEST:
-            assert got == mp.sign(true) * mp.inf, where
-        else:
-            error = abs(mpf(got) - true)
-            assert error <= max(limit * abs(true), SMALLEST), (where, got, mp.nstr(true, 10))
-
-
-def hostile(loss, exact, derivative, grid):
-    """Values within 2e-6 and gradients within 1e-5, unit by unit."""
-    x, y = single([x for x, _ in grid]).requires_grad_(), single([y for _, y in grid])
-    losses = loss(x, y, reduction="none")
-    (gradient,) = torch.autograd.grad(losses.sum(), x)
-    pairs = list(zip(x.tolist(), y.tolist(), strict=True))  # as rounded to float32
-    assert_exact(losses, [exact(*pair) for pair in pairs], 2e-6, pairs)
-    assert_exact(gradient, [derivative(*pair) for pair in pairs], 1e-5, pairs)
 
 
 def test_hostile_mse():

@@ -15,10 +15,11 @@ import purelosses
 import purelosses.nn
 from purelosses.laws import LAWS
 from purelosses.registry import LOSSES
+from purelosses.registry.core import module_name
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name: getattr(purelosses, name) for name in purelosses.__all__}
-FAMILIES = ("regression", "classification", "segmentation", "balance")
+FAMILIES = ("regression", "likelihood", "classification", "segmentation", "boxes", "balance")
 
 
 def text(path: str) -> str:
@@ -38,13 +39,28 @@ def test_every_function_of_a_family_is_public(family: str) -> None:
         for name, function in functions.items()
         if function.__module__.startswith(module.__name__) and name[0] != "_"
     }
-    internal = {"binary_cross_entropy_with_logits"}  # shared with segmentation
+    # shared with segmentation
+    internal = {"binary_cross_entropy_with_logits", "sigmoid_focal_with_logits"}
     assert own - internal <= set(PUBLIC)
 
 
 def test_every_loss_has_a_module() -> None:
-    by_hand = {"Criterion", "CombinedLoss"}
-    assert set(purelosses.nn.__all__) - by_hand == {spec.module for spec in LOSSES.values()}
+    by_hand = {"Balancing", "Criterion", "CombinedLoss"}
+    # Balancers; other state belongs to an aggregator or to the gradients of one step.
+    pairs = {
+        name.removesuffix("_update")
+        for name, value in PUBLIC.items()
+        if name.endswith("_update") and value.__module__.startswith("purelosses.balance")
+    }
+    stateful = {module_name(name) for name in pairs if f"{name}_loss" not in PUBLIC}
+    losses = {spec.module for spec in LOSSES.values()}
+    assert set(purelosses.nn.__all__) - by_hand == losses | stateful
+
+
+def test_every_update_has_a_first_state() -> None:
+    updates = [name.removesuffix("_update") for name in PUBLIC if name.endswith("_update")]
+    assert updates
+    assert [name for name in updates if f"{name}_init" not in PUBLIC] == []
 
 
 def test_every_loss_has_an_oracle() -> None:
@@ -82,7 +98,9 @@ def sections(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_option_is_documented(name: str) -> None:
     documented = re.findall(r"^    (\*{0,2}\w+):", sections(name)["Args"], flags=re.M)
-    assert documented == list(inspect.signature(PUBLIC[name]).parameters)
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    parameters = inspect.signature(PUBLIC[name]).parameters.values()
+    assert documented == [stars.get(p.kind, "") + p.name for p in parameters]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -102,22 +120,25 @@ def test_a_loss_takes_data_by_position_and_options_by_keyword(name: str) -> None
     parameters = list(inspect.signature(PUBLIC[name]).parameters.values())
     kinds = [parameter.kind for parameter in parameters]
     data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert len(data) in (2, 3)
+    assert len(data) in ((1, 2, 3) if data[0].name == "losses" else (2, 3, 4))
     assert all(parameter.default is parameter.empty for parameter in data)
     assert set(kinds[len(data) :]) <= {inspect.Parameter.KEYWORD_ONLY}
 
 
 def test_the_record_of_the_laws_is_complete_and_without_a_failure() -> None:
     cells = json.loads(text("docs/data/laws.json"))
-    assert {(cell["law"], cell["loss"]) for cell in cells} == {(a, b) for a in LAWS for b in LOSSES}
-    assert len(cells) == len(LAWS) * len(LOSSES)
+    found = {(cell["law"], cell["loss"]) for cell in cells}
+    assert len(found) == len(cells)
+    # Compiling everything with inductor takes hours: those cells may be empty.
+    quick = [law for law in LAWS if LAWS[law].kind != "slow"]
+    assert {(law, loss) for law in quick for loss in LOSSES} - found == set()
     assert [cell for cell in cells if cell["status"] not in ("pass", "n/a")] == []
 
 
-def test_every_law_applies_to_some_loss_or_waits_for_its_family() -> None:
+def test_every_law_applies_to_some_loss() -> None:
     cells = json.loads(text("docs/data/laws.json"))
     applied = {cell["law"] for cell in cells if cell["status"] == "pass"}
-    assert set(LAWS) - applied == {"E6", "C8"}  # boxes; arguments without gradient
+    assert set(LAWS) == applied
 
 
 @pytest.mark.parametrize("loss", PUBLIC.values(), ids=PUBLIC)

@@ -42,7 +42,7 @@ search:
 
 ```python exec="1" source="block" result="text" session="{name}"
 import torch
-from purelosses import {name}
+from purelosses import {imports}
 
 {example}
 ```
@@ -59,7 +59,9 @@ def page(spec: LossSpec) -> str:
     document = inspect.getdoc(spec.loss) or ""
     lines = re.findall(r"^ *(?:>>>|\.\.\.) ?(.*)$", document, flags=re.M)
     printed = [f"print({line})" if line.startswith(spec.name) else line for line in lines]
+    used = {name for name in purelosses.__all__ if re.search(rf"\b{name}\(", "\n".join(lines))}
     return PAGE.format(
+        imports=", ".join(sorted({spec.name, *used})),
         title=spec.name.removesuffix("_loss").replace("_", " ").capitalize() + " loss",
         summary=textwrap.fill(document.partition("\n")[0], 100),
         name=spec.name,

@@ -55,7 +55,7 @@ def _(subject: Subject) -> Iterator[Check]:
 def _(subject: Subject) -> Iterator[Check]:
     subject.claims("symmetric", subject.spec.symmetric)
     problem = subject.case.problem(0)
-    names = (subject.prediction, subject.targets[0])
+    names = (subject.prediction, subject.targets[-1])
     one, two = (problem.tensors[k] for k in names)
     swapped = problem.having(**{names[0]: two.to(one.dtype), names[1]: one})
     yield close("exchanged", subject.value(swapped), subject.value(problem), rtol=1e-6)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from purelosses._checks import REDUCTIONS
 from purelosses._types import PyTree
 from purelosses.registry import Case, Domain, LossSpec, Problem
+from purelosses.registry.core import PER_CALL
 
 Status: TypeAlias = Literal["pass", "fail", "n/a"]
 
@@ -87,14 +88,19 @@ class Subject:
         """The module of this case."""
         if self.module is None:
             raise NotApplicable("it has no module")
-        init = [self.spec.init[self.case.name]] if self.spec.parameters else []
-        return self.module(*init, **self.case.options)
+        options = {k: v for k, v in self.case.options.items() if k not in PER_CALL}
+        return self.module(*self.init, **options)
+
+    @property
+    def init(self) -> list[Any]:
+        """What `<name>_init` is called with, and so the module."""
+        return [self.spec.init[self.case.name]] if self.case.name in self.spec.init else []
 
     def call_module(self, module: nn.Module, problem: Problem) -> Any:
         """The module on the data of a problem, whose parameters it is given first."""
         data, keywords = problem.arguments
-        given = {k: v for k, v in keywords.items() if k not in problem.options}
-        parameters = {k: problem.tensors[k] for k, _ in module.named_parameters()}
+        given = {k: v for k, v in keywords.items() if k in PER_CALL}
+        parameters = {k: problem.tensors[k] for k in module.state_dict()}
         return torch.func.functional_call(
             module, parameters, tuple(data[1:] if self.spec.parameters else data), given
         )
@@ -134,6 +140,11 @@ class Subject:
     def prediction(self) -> str:
         """The name of the prediction."""
         return list(self.case.args)[1 if self.spec.parameters else 0]
+
+    @property
+    def parameters(self) -> list[str]:
+        """The paths of the loss's own parameters."""
+        return [k for k in self.case.arrays if k.split(".")[0] == self.spec.parameters]
 
     @property
     def targets(self) -> list[str]:
@@ -298,7 +309,8 @@ def scalar(loss: Callable[..., Any]) -> Callable[..., Tensor]:
 
 def with_options(problem: Problem, convert: Callable[[Tensor], Tensor]) -> Problem:
     """A problem with its tensors, those among the options too, converted."""
-    options = {k: convert(x) if isinstance(x, Tensor) else x for k, x in problem.options.items()}
+    given: PyTree = dict(problem.options)
+    options: Any = optree.tree_map(lambda x: convert(x) if isinstance(x, Tensor) else x, given)
     moved = problem.map(lambda x, _: convert(x))
     return Problem(moved.case, moved.tensors, options)
 

@@ -1,9 +1,10 @@
 """Clauses E: inputs at the edge of their domain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
+from torch import Tensor
 
 from purelosses._checks import REDUCTIONS
 from purelosses.laws.core import (
@@ -14,6 +15,7 @@ from purelosses.laws.core import (
     finite,
     law,
     replacing,
+    same,
     zero,
 )
 from purelosses.laws.numerics import against_float64
@@ -33,10 +35,15 @@ def _(subject: Subject) -> Iterator[Check]:
 def remove_a_class(problem: Problem, name: str) -> Problem:
     """Minus infinity at a class that has no target, for every sample."""
     arrays = problem.case.arrays
-    logits, target = problem.tensors[name], problem.tensors["target"]
+    logits, target = problem.tensors[name], problem.tensors.get("target")
     axis = arrays[name].names.index("C")
-    if arrays["target"].domain == "labels":
-        label = (target + 1) % logits.shape[axis]
+    if target is None:  # the loss of a map, which says nothing of classes
+        first = torch.zeros_like(logits, dtype=torch.bool).index_fill(axis, torch.tensor(0), True)
+        return problem.having(**{name: torch.where(first, -torch.inf, logits)})
+    if arrays["target"].domain in ("labels", "positions"):
+        # A position lies between two classes, so the next but one has no target.
+        step = 1 if arrays["target"].domain == "labels" else 2
+        label = (target.floor() + step) % logits.shape[axis]
         index = torch.arange(logits.shape[axis]).reshape([-1] + [1] * (logits.ndim - axis - 1))
         removed = index == label.unsqueeze(axis)
     else:
@@ -99,30 +106,65 @@ def _(subject: Subject) -> Iterator[Check]:
     if not alike or arrays[prediction].domain in ("logits", "class_logits"):
         raise NotApplicable("its prediction and target are of different kinds")
     problem = subject.case.problem(0)
-    yield from finite("equal", subject, replacing(problem, prediction, problem.tensors[alike[0]]))
-    for value in (0.0, 1.0) if arrays[prediction].domain != "boxes" else ():
-        constant = replacing(replacing(problem, prediction, value), alike[0], value)
-        yield from finite(f"both {value}", subject, constant)
+    for name in alike:
+        yield from finite("equal", subject, replacing(problem, prediction, problem.tensors[name]))
+        for value in (0.0, 1.0) if arrays[prediction].domain != "boxes" else ():
+            constant = replacing(replacing(problem, prediction, value), name, value)
+            yield from finite(f"both {value}", subject, constant)
 
 
 BOXES = {
     "a box": (0.0, 0.0, 2.0, 1.0),
     "a box apart": (5.0, 5.0, 6.0, 7.0),
+    "a box beside": (2.5, -3.0, 3.0, 4.0),
     "a point": (1.0, 0.5, 1.0, 0.5),
     "a line": (0.0, 0.5, 2.0, 0.5),
     "an inverted box": (2.0, 1.0, 0.0, 0.0),
 }
 
 
-@law("E6", "Zero-area, inverted and disjoint boxes, in all combinations: finite.")
+def box(corners: Sequence[float], like: Tensor) -> Tensor:
+    """A box everywhere; in three dimensions it is as deep as high."""
+    low, high = torch.tensor(corners).chunk(2)
+    deeper = [0, 1, 1][: like.shape[-1] // 2]
+    return torch.cat([low[deeper], high[deeper]]).expand_as(like)
+
+
+def inversions(boxes: Tensor) -> Iterator[Tensor]:
+    """A box with the corners exchanged along one axis, or several."""
+    low, high = boxes.chunk(2, -1)
+    for axes in product((False, True), repeat=low.shape[-1]):
+        if any(axes):
+            there = torch.tensor(axes)
+            yield torch.cat([torch.where(there, high, low), torch.where(there, low, high)], -1)
+
+
+@law(
+    "E6",
+    "Zero-area, inverted and disjoint boxes, in all combinations: finite. Equal boxes cost exactly "
+    "0. A box that is apart from its target gains nothing by being inverted.",
+)
 def _(subject: Subject) -> Iterator[Check]:
     names = subject.holding("boxes")
     problem = subject.case.problem(0)
     for kinds in product(BOXES, repeat=len(names)):
         for name, kind in zip(names, kinds, strict=True):
-            box = torch.tensor(BOXES[kind]).expand_as(problem.tensors[name])
-            problem = replacing(problem, name, box)
+            problem = replacing(problem, name, box(BOXES[kind], problem.tensors[name]))
         yield from finite(" and ".join(kinds), subject, problem)
+    prediction, target = subject.prediction, subject.targets[0]
+    if not {prediction, target} <= set(names):
+        return
+    for seed in range(3):
+        equal = subject.case.problem(seed)
+        cost = subject.value(replacing(equal, prediction, equal.tensors[target]))
+        yield same("cost of equal boxes", cost, torch.zeros_like(cost))
+    problem = replacing(problem, target, box(BOXES["a box"], problem.tensors[target]))
+    for kind in ("a box apart", "a box beside"):
+        apart = box(BOXES[kind], problem.tensors[prediction])
+        cost = subject.value(replacing(problem, prediction, apart))
+        for inverted in inversions(apart):
+            gain = cost - subject.value(replacing(problem, prediction, inverted))
+            yield Check(f"gain of {kind} by being inverted", float(gain), 1e-6)
 
 
 @law("E7", "One sample, without positives, without negatives: finite.")
@@ -131,8 +173,9 @@ def _(subject: Subject) -> Iterator[Check]:
     problem = subject.case.problem(0, sizes={"B": 1})
     yield from finite("one sample", subject, problem)
     for name in subject.targets:
-        if subject.case.arrays[name].domain in ("mask", "labels", "unit"):
-            for value in (0, 1):
+        domain = subject.case.arrays[name].domain
+        if domain in ("mask", "sign", "labels", "unit"):
+            for value in (-1, 1) if domain == "sign" else (0, 1):
                 alone = replacing(problem, name, value)
                 yield from finite(f"one sample of {value}", subject, alone)
 
@@ -163,7 +206,7 @@ def _(subject: Subject) -> Iterator[Check]:
     (name,) = subject.holding("logits", "class_logits")
     problem = subject.case.problem(0)
     target, domain = problem.tensors["target"], subject.case.arrays["target"].domain
-    if domain not in ("mask", "labels"):
+    if domain not in ("mask", "sign", "labels"):
         raise NotApplicable("a soft target has no confident mistake")
     best = subject.spec.perfect(problem) if subject.spec.perfect else None
     direction = problem.tensors[name] * 0 - 1 if best is None else best.tensors[name].sign()

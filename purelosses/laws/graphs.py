@@ -1,8 +1,9 @@
 """Clauses G: tracing, compiling, exporting, and what must not happen there."""
 
+import inspect
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from purelosses.laws.core import (
     ordinary,
     positions,
     scalar,
+    tensors_of,
     true,
     with_options,
 )
@@ -31,26 +33,29 @@ from purelosses.registry import Problem
 def _(subject: Subject) -> Iterator[Check]:
     import torch._dynamo.testing
 
-    for masked in (False, True) if subject.case.where is not None else (False,):
-        torch._dynamo.reset()
-        counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-        compiled = torch.compile(scalar(subject.spec.loss), fullgraph=True, backend=counter)
-        for batch in (18, 22, 26):
-            problem = subject.case.problem(0, where=masked, sizes={"B": batch})
-            leaves = {}
-            for name, tensor in problem.tensors.items():
-                axes = problem.case.arrays[name].names
-                tensor = tensor.clone().requires_grad_(name in problem.differentiable)
-                if "B" in axes:
-                    torch._dynamo.mark_dynamic(tensor, axes.index("B"))
-                leaves[name] = tensor
-            value = problem.having(**leaves)(compiled)
-            expected, gradients = subject.differentiate(problem)
-            yield close(f"value at batch {batch}", value, expected, rtol=1e-5, atol=1e-6)
-            found = torch.autograd.grad(value, [leaves[k] for k in gradients])
-            by_name = dict(zip(gradients, found, strict=True))
-            yield from each_close("gradient", by_name, gradients, rtol=1e-4, atol=1e-6)
-        yield Check("graphs beyond the first", float(counter.frame_count - 1))
+    masked = subject.case.where is not None  # G2 and G3 trace without a mask
+    torch._dynamo.reset()
+    # Dynamo's graph, guards and symbolic shapes; G3 traces the gradient, G7 compiles it.
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(scalar(subject.spec.loss), fullgraph=True, backend=counter)
+    for batch in (18, 22, 26):
+        problem = subject.case.problem(0, where=masked, sizes={"B": batch})
+        leaves = {}
+        for name, tensor in problem.tensors.items():
+            axes = problem.case.arrays[name].names
+            tensor = tensor.clone().requires_grad_(name in problem.differentiable)
+            if "B" in axes:
+                torch._dynamo.mark_dynamic(tensor, axes.index("B"))
+            leaves[name] = tensor
+        value = problem.having(**leaves)(compiled)
+        expected, gradients = subject.differentiate(problem)
+        yield close(f"value at batch {batch}", value, expected, rtol=1e-5, atol=1e-6)
+        found = torch.autograd.grad(
+            value, [leaves[k] for k in gradients], allow_unused=True, materialize_grads=True
+        )
+        by_name = dict(zip(gradients, found, strict=True))
+        yield from each_close("gradient", by_name, gradients, rtol=1e-4, atol=1e-6)
+    yield Check("graphs beyond the first", float(counter.frame_count - 1))
 
 
 class _Exportable(nn.Module):
@@ -87,9 +92,9 @@ def _(subject: Subject) -> Iterator[Check]:
 def _(subject: Subject) -> Iterator[Check]:
     # No other axis is as long as these batches, so that none is taken for the batch.
     problem, other = (subject.case.problem(0, sizes={"B": batch}) for batch in (7, 9))
-    options = {k: x for k, x in problem.options.items() if isinstance(x, Tensor)}
+    options = {k: x for k, x in problem.options.items() if tensors_of(x)}
 
-    def function(tensors: dict[str, Tensor], options: dict[str, Tensor]) -> Any:
+    def function(tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
         given = Problem(problem.case, tensors, {**problem.options, **options})
         derivative = torch.func.grad_and_value(subject.function(given), positions(given))
         return derivative(*inputs(given))
@@ -150,6 +155,37 @@ def _(subject: Subject) -> Iterator[Check]:
                 if name.startswith(("aten._to_copy", "aten.copy_")):
                     devices = {x.device.type for x in (*taken, *made) if x.numel() > 1}
                     yield true(f"{name} between {devices}", len(devices) < 2)
+
+
+def scheduled(subject: Subject) -> dict[str, float]:
+    """The options that may be a number or a tensor, where they are a number here."""
+    problem, found = subject.case.problem(0), {}
+    for name, parameter in inspect.signature(subject.spec.loss).parameters.items():
+        kinds = get_args(parameter.annotation)
+        value = problem.options.get(name, parameter.default)
+        if isinstance(value, Tensor) and not value.ndim:
+            value = float(value)
+        if float in kinds and Tensor in kinds and isinstance(value, int | float):
+            found[name] = float(value)
+    if not found:
+        raise NotApplicable("it has no option that may be a number or a tensor")
+    return found
+
+
+@law("G8", "Options scheduled as tensors equal numbers, and one graph serves all values.", "graph")
+def _(subject: Subject) -> Iterator[Check]:
+    import torch._dynamo.testing
+
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(scalar(subject.spec.loss), fullgraph=True, backend=counter)
+    problem, numbers = subject.case.problem(0), scheduled(subject)
+    for step in (0.0, 0.01, 0.02):
+        now = {name: value * (1 - step) if value else step for name, value in numbers.items()}
+        as_tensors = {name: torch.tensor(value) for name, value in now.items()}
+        value = problem(compiled, **as_tensors)
+        yield close(f"at {now}", value, subject.value(problem, **now), rtol=1e-5, atol=1e-6)
+    yield Check("graphs beyond the first", float(counter.frame_count - 1))
 
 
 @law("G7", "Compiled by inductor, value and gradient equal eager ones.", kind="slow")

@@ -27,7 +27,8 @@ from purelosses.laws.core import (
     true,
     with_options,
 )
-from purelosses.registry import Problem
+from purelosses.registry import Array, Problem
+from purelosses.registry.core import PER_CALL
 
 
 def misfits(subject: Subject) -> Iterator[tuple[str, Problem, tuple[int, ...], tuple[int, ...]]]:
@@ -59,6 +60,21 @@ def _(subject: Subject) -> Iterator[Check]:
                 partial(subject.spec.loss, wrong, *data[1:], **options),
                 f"{subject.spec.name}: `{subject.spec.parameters}",
             )
+    trees = [name for name, tree in subject.case.args.items() if not isinstance(tree, Array)]
+    for name in trees:
+        problem = subject.case.problem(0)
+        data, options = problem.arguments
+        tensor = next(x for k, x in problem.tensors.items() if k.split(".")[0] == name)
+        for wrong in ({}, [], tensor.unsqueeze(-1), {"another": tensor.unsqueeze(-1)}):
+            args = [wrong if k == name else x for k, x in zip(subject.case.args, data, strict=True)]
+            yield raises(
+                f"{name} {wrong!r}",
+                (ValueError,),
+                partial(subject.spec.loss, *args, **options),
+                f"{subject.spec.name}: `",
+                " must ",
+            )
+    if trees or subject.case.unit is None:
         return
     for name, problem, got, fits in misfits(subject):
         yield raises(
@@ -85,7 +101,7 @@ INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64,
 
 @law("S2", "Integer and boolean targets give the result of float ones.")
 def _(subject: Subject) -> Iterator[Check]:
-    names = [k for k in subject.holding("mask", "labels") if k in subject.targets]
+    names = [k for k in subject.holding("mask", "sign", "labels", "counts") if k in subject.targets]
     for name, masked in product(names, (False, True) if subject.case.where else (False,)):
         problem = subject.case.problem(0, where=masked)
         expected = subject.value(problem)
@@ -100,6 +116,8 @@ def _(subject: Subject) -> Iterator[Check]:
         for dtype in INTEGERS:
             if hard and dense.get(name) == "labels":
                 continue  # with a class axis, integers are labels
+            if subject.case.arrays[name].domain == "sign" and not dtype.is_signed:
+                continue
             given = problem.having(**{name: problem.tensors[name].to(dtype)})
             yield same(f"{name} as {dtype}", subject.value(given), expected)
         if hard:
@@ -111,6 +129,8 @@ def _(subject: Subject) -> Iterator[Check]:
 def _(subject: Subject) -> Iterator[Check]:
     for name in subject.holding("labels"):
         problem = subject.case.problem(0)
+        torch._dynamo.reset()
+        compiled = torch.compile(scalar(subject.spec.loss), backend="eager", fullgraph=True)
         for bad in (-1, problem.case.sizes["C"], 255):
             labels = problem.tensors[name].clone()
             labels.view(-1)[0] = bad
@@ -120,8 +140,6 @@ def _(subject: Subject) -> Iterator[Check]:
             yield raises(f"label {bad}", (ValueError,), call, *fragments)
             meta = with_options(wrong, lambda x: x.to("meta"))
             yield true("meta tensors pass", subject.value(meta).is_meta)
-            torch._dynamo.reset()
-            compiled = torch.compile(scalar(subject.spec.loss), backend="eager", fullgraph=True)
             try:
                 value = wrong(compiled)
             except Exception as error:
@@ -215,13 +233,14 @@ def _(subject: Subject) -> Iterator[Check]:
 
 @law("M2", "Every tensor of a module is a registered buffer or parameter.")
 def _(subject: Subject) -> Iterator[Check]:
-    init = [subject.spec.init[subject.case.name]] if subject.spec.parameters else []
     subject.build()
     assert subject.module is not None
     as_tensors = {
-        k: torch.tensor(v) if isinstance(v, float) else v for k, v in subject.case.options.items()
+        k: torch.tensor(v) if isinstance(v, float) else v
+        for k, v in subject.case.options.items()
+        if k not in PER_CALL
     }
-    module = subject.module(*init, **as_tensors)
+    module = subject.module(*subject.init, **as_tensors)
     moved = copy.deepcopy(module).to("meta")
     registered = {id(x) for x in (*moved.parameters(), *moved.buffers())}
     loose = 0
@@ -241,6 +260,5 @@ def _(subject: Subject) -> Iterator[Check]:
     for problem in ordinary(subject):
         result = total(subject.call_module(module, problem))
         yield same("module and function", result, subject.value(problem))
-    problem = subject.case.problem(0)
-    own = {k for k in problem.tensors if k.split(".")[0] == subject.spec.parameters}
+    own = set(subject.parameters)
     yield true(f"state_dict holds {sorted(module.state_dict())}", set(module.state_dict()) == own)

@@ -5,11 +5,20 @@ named axes, so that a law can crop, repeat, stack or poison them without knowing
 the loss claims.
 """
 
-from purelosses.registry import balance, classification, regression, segmentation
+from purelosses.registry import (
+    balance,
+    boxes,
+    classification,
+    likelihood,
+    noise,
+    regression,
+    segmentation,
+    topology,
+)
 from purelosses.registry.core import Array, Case, Domain, Equals, LossSpec, Problem
 
 __all__ = ["LOSSES", "Array", "Case", "Domain", "Equals", "LossSpec", "Problem"]
 
-FAMILIES = (regression, classification, segmentation, balance)
+FAMILIES = (regression, likelihood, classification, noise, segmentation, topology, boxes, balance)
 
 LOSSES: dict[str, LossSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}

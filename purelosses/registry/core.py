@@ -4,17 +4,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import optree
 import torch
 from torch import Tensor
+
+from purelosses._types import PyTree
 
 Domain: TypeAlias = Literal[
     "real",  # finite
     "positive",  # finite, at least 0
+    "counts",  # finite, at least 0, and in samples whole
+    "log_scale",  # finite: the logarithm of a positive number whose square is representable
     "logits",  # finite scores before a sigmoid
     "class_logits",  # finite scores before a softmax, or minus infinity
     "unit",  # in [0, 1]
     "mask",  # 0 or 1
+    "sign",  # -1 or 1
     "labels",  # integers from 0 to C - 1
+    "positions",  # reals from 0 to C - 1
     "distribution",  # at least 0, summing to 1 along the class axis
     "boxes",  # corners x1, y1, x2, y2
     "where",  # boolean
@@ -43,14 +50,22 @@ class Array:
         match self.domain:
             case "real" | "logits" | "class_logits":
                 return (2 * normal).to(dtype)
+            case "log_scale":
+                return normal.to(dtype)
+            case "counts":
+                return (7 * uniform).floor().to(dtype)
             case "positive" | "weights":
                 return (0.2 + 2 * uniform).to(dtype)
             case "unit":
                 return (0.05 + 0.9 * uniform).to(dtype)
             case "mask":
                 return (uniform > 0.5).to(dtype)
+            case "sign":
+                return torch.where(uniform > 0.5, 1, -1).to(dtype)
             case "labels":
                 return (uniform * sizes["C"]).long()
+            case "positions":
+                return (uniform * (sizes["C"] - 1)).to(dtype)
             case "distribution":
                 return normal.softmax(self.names.index("C")).to(dtype)
             case "boxes":
@@ -123,7 +138,7 @@ class Problem:
     @property
     def differentiable(self) -> list[str]:
         """The paths of the tensors that a gradient is taken of."""
-        fixed = ("mask", "labels", "where", "weights")
+        fixed = ("mask", "sign", "labels", "counts", "where", "weights")
         return [k for k in self.tensors if self.case.arrays[k].domain not in fixed]
 
 
@@ -175,9 +190,27 @@ class Case:
             drawn.pop("where", None)
         if not weights:
             drawn.pop("weights", None)
-        cast = {k: x.to(dtype) if x.is_floating_point() else x for k, x in self.options.items()
-                if isinstance(x, Tensor)}  # fmt: skip
-        return Problem(self, drawn, {**self.options, **cast})
+        given: PyTree = dict(self.options)
+        options: Any = optree.tree_map(
+            lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, given
+        )
+        return Problem(self, drawn, options)
+
+
+# Keywords that are data, new at each call; the other keywords are options.
+PER_CALL = ("where", "weights", "mask", "after")
+
+_ACRONYMS = {"bce": "BCE", "ce": "CE", "cldice": "ClDice", "cov": "CoV", "crps": "CRPS",
+             "dt": "DT", "dwa": "DWA", "elr": "ELR", "famo": "FAMO", "gradnorm": "GradNorm",
+             "js": "JS", "kl": "KL", "l1": "L1", "mcc": "MCC", "mse": "MSE", "nacl": "NACL",
+             "nll": "NLL", "ntk": "NTK", "relobralo": "ReLoBRaLo",
+             "softadapt": "SoftAdapt"}  # fmt: skip
+_ACRONYMS |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
+
+
+def module_name(function: str) -> str:
+    """CamelCase, with acronyms as torch writes them, and as the authors do."""
+    return "".join(_ACRONYMS.get(word, word.capitalize()) for word in function.split("_"))
 
 
 @dataclass(frozen=True)
@@ -198,7 +231,8 @@ class LossSpec:
     unit: str  # in words, for the documentation
     cases: tuple[Case, ...]
     # What the values of each argument must be, for `checked`; may depend on the call.
-    domains: Callable[[Mapping[str, Any]], Mapping[str, Domain]]
+    # A number K stands for labels from 0 to K - 1 where the class axis does not tell how many.
+    domains: Callable[[Mapping[str, Any]], Mapping[str, Domain | int]]
     parameters: str | None = None  # the argument made by `<name>_init`
     init: Mapping[str, Any] = field(
         default_factory=dict
@@ -232,9 +266,8 @@ class LossSpec:
 
     @property
     def module(self) -> str:
-        """The name of its module: CamelCase, with acronyms as torch writes them."""
-        acronyms = {"mse": "MSE", "bce": "BCE", "l1": "L1"}
-        return "".join(acronyms.get(word, word.capitalize()) for word in self.name.split("_"))
+        """The name of its module."""
+        return module_name(self.name)
 
 
 def target_domain(arguments: Mapping[str, Any]) -> Domain:
@@ -253,16 +286,45 @@ def confident(problem: Problem) -> Problem | None:
     """Logits that leave no doubt about a hard target."""
     name, target = next(iter(problem.case.args)), problem.tensors["target"]
     domain = problem.case.arrays["target"].domain
-    if domain not in ("mask", "labels") or problem.options.get("label_smoothing"):
+    if domain not in ("mask", "sign", "labels") or problem.options.get("label_smoothing"):
         return None
     prediction = problem.tensors[name]
     if domain == "labels":
         axis = problem.case.arrays[name].names.index("C")
         target = torch.nn.functional.one_hot(target, prediction.shape[axis]).movedim(-1, axis)
     target = target.to(prediction.dtype)
-    if problem.case.arrays[name].domain == "unit":
+    if problem.case.arrays[name].domain in ("unit", "distribution"):
         return problem.having(**{name: target})
-    return problem.having(**{name: 80 * target - 40})
+    return problem.having(**{name: 40 * target if domain == "sign" else 80 * target - 40})
+
+
+def class_domains(arguments: Mapping[str, Any]) -> Mapping[str, Domain | int]:
+    """What the losses of class logits and a target accept."""
+    return {"logits": "class_logits", "target": target_domain(arguments)}
+
+
+def class_cases(
+    name: str = "labels", *, skip: Mapping[str, str] | None = None, **options: Any
+) -> tuple[Case, Case]:
+    """Class logits with labels, and with probabilities along the last axis."""
+    return (
+        Case(
+            name,
+            {"logits": Array("class_logits", "B C N"), "target": Array("labels", "B N")},
+            unit="B N",
+            where="B N",
+            options=options,
+            skip=skip or {},
+        ),
+        Case(
+            f"{name} as probabilities".replace("labels as ", ""),
+            {"logits": Array("class_logits", "B C"), "target": Array("distribution", "B C")},
+            unit="B",
+            where="B",
+            options={"class_dim": -1, **options},
+            skip=skip or {},
+        ),
+    )
 
 
 def one_hot(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -1,125 +1,47 @@
-r"""Losses of the overlap between a predicted and a true region, computed from its statistics."""
+r"""Losses of the overlap between a predicted and a true region, one for each region.
 
-from collections.abc import Mapping, Sequence, Set
-from typing import Literal
+All are arithmetic on the sums TP, FP and FN of `purelosses.segmentation.statistics`.
+"""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from purelosses._checks import (
-    check_axis,
-    check_number,
-    check_reduction,
-    check_weights,
-    complain,
-)
-from purelosses._numerics import share
-from purelosses._reduce import reduce
+from purelosses._checks import check_number
+from purelosses._numerics import power, share
 from purelosses._types import Activation, Reduction
-from purelosses.segmentation.statistics import class_axis, overlap
-
-Classes = Literal["all", "present"] | Sequence[int]
-
-
-def _select(
-    function: str,
-    statistics: Mapping[str, Tensor],
-    classes: Classes,
-    class_dim: int | None,
-    needed: Set[str] = frozenset({"tp", "fp", "fn", "count"}),
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The statistics of the selected classes, and which of their regions count."""
-    if not isinstance(statistics, Mapping) or not statistics.keys() >= needed:
-        must = f"be what `overlap_statistics` returns, with {sorted(needed)}"
-        got = sorted(statistics) if isinstance(statistics, Mapping) else repr(statistics)
-        raise ValueError(complain(function, "statistics", must, got))
-    selected = dict(statistics)
-    if classes not in ("all", "present"):
-        ndim = selected["tp"].ndim
-        labels = [c for c in classes if isinstance(c, int)] if isinstance(classes, Sequence) else []
-        if not labels or len(labels) < len(classes):
-            must = "be 'all', 'present' or a sequence of class labels"
-            raise ValueError(complain(function, "classes", must, repr(classes)))
-        if class_dim is None or not ndim:
-            must = "be 'all' or 'present' where regions have no class axis"
-            raise ValueError(complain(function, "classes", must, classes))
-        axis = check_axis(function, "class_dim", class_dim, ndim, "statistics")
-        length = selected["tp"].shape[axis]
-        if not all(0 <= label < length for label in labels):
-            must = f"name classes from 0 to {length - 1}"
-            raise ValueError(complain(function, "classes", must, classes))
-        selected = {
-            key: torch.stack([value.select(axis, label) for label in labels], axis)
-            for key, value in selected.items()
-        }
-    counted = selected["count"] > 0
-    if classes == "present":
-        counted = counted & (selected["tp"] + selected["fn"] != 0)  # NaN, a bad label, counts
-    return selected, counted
+from purelosses.segmentation.pixels import Classes
+from purelosses.segmentation.regions import (
+    Empty,
+    Ending,
+    Regions,
+    Smooth,
+    check_smooth,
+    measure,
+    select,
+)
+from purelosses.segmentation.statistics import Layout
 
 
-def _reduce_regions(
-    function: str, losses: Tensor, counted: Tensor, weights: Tensor | None, reduction: Reduction
+def tversky_ratio(
+    regions: Regions, alpha: float | Tensor, beta: float | Tensor, smooth: Smooth, hits: float = 1.0
 ) -> Tensor:
-    check_reduction(function, reduction)
-    if weights is not None:
-        check_weights(function, weights, losses.shape, "the regions", losses)
-    return reduce(losses, reduction, counted, weights)
+    """The share of weighted mistakes: of `hits` TP + alpha FP + beta FN, smoothed.
 
-
-def _dice(statistics: Mapping[str, Tensor], smooth: float | Tensor) -> Tensor:
-    return share(statistics["fp"] + statistics["fn"], 2 * statistics["tp"] + smooth)
-
-
-def dice_from_statistics(
-    statistics: Mapping[str, Tensor],
-    *,
-    smooth: float | Tensor = 1.0,
-    classes: Classes = "all",
-    class_dim: int | None = -1,
-    weights: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    r"""The Dice loss of overlap statistics, for example of sums over micro-batches or ranks.
-
-    $$\ell = 1 - \frac{2\,\mathrm{TP} + s}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}
-    = \frac{\mathrm{FP} + \mathrm{FN}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}$$
-
-    for each region, with the sums of [`overlap_statistics`][purelosses.overlap_statistics] and
-    $s$ the `smooth` term.
-
-    Args:
-        statistics: What `overlap_statistics` returned, or a sum of several.
-        smooth: See [`dice_loss`][purelosses.dice_loss].
-        classes: See [`dice_loss`][purelosses.dice_loss].
-        class_dim: The class axis of the statistics; used when `classes` lists some.
-        weights: How much each region matters; shape of the statistics (selected classes only), or
-            1 along an axis.
-        reduction: See [`dice_loss`][purelosses.dice_loss].
-
-    Returns:
-        A scalar, or one loss per region with `reduction="none"`.
-
-    Raises:
-        ValueError: If `weights` do not fit or an option is unknown or out of its range.
-
-    Examples:
-        Two halves of a batch give the loss of the whole batch, which a mean of losses does not:
-
-        >>> probs, mask = torch.tensor([0.9, 0.2, 0.7, 0.4]), torch.tensor([1, 0, 1, 1])
-        >>> halves = [overlap_statistics(p, m) for p, m in zip(probs.split(2), mask.split(2))]
-        >>> dice_from_statistics(optree.tree_map(torch.add, *halves))
-        tensor(0.1935)
-        >>> dice_loss(probs, mask)
-        tensor(0.1935)
-
-    Source:
-        Milletari et al., arXiv:1606.04797, §3, without its squares (see `dice_loss`).
+    Mistakes are sums of positive terms and never 1 - ratio, so a loss of 1e-12 has all its digits.
     """
-    function = "dice_from_statistics"
-    smooth = check_number(function, "smooth", smooth, minimum=0)
-    statistics, counted = _select(function, statistics, classes, class_dim)
-    return _reduce_regions(function, _dice(statistics, smooth), counted, weights, reduction)
+    top, bottom = check_smooth(regions.function, smooth)
+    mistakes = alpha * regions["fp"] + beta * regions["fn"] + (bottom - top)
+    return share(mistakes, hits * regions["tp"] + top)
+
+
+def dice_ratio(regions: Regions, smooth: Smooth) -> Tensor:
+    return tversky_ratio(regions, 1, 1, smooth, hits=2)
+
+
+def _dice(regions: Regions, smooth: Smooth) -> Tensor:
+    return regions.reduce(regions.penalized(dice_ratio(regions, smooth)))
 
 
 def dice_loss(
@@ -129,7 +51,10 @@ def dice_loss(
     activation: Activation | None = None,
     class_dim: int | None = None,
     dim: int | tuple[int, ...] | None = None,
-    smooth: float | Tensor = 1.0,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    squared: bool = False,
+    soft_target: bool = False,
     classes: Classes = "all",
     where: Tensor | None = None,
     weights: Tensor | None = None,
@@ -146,8 +71,8 @@ def dice_loss(
     stays accurate as the loss goes to 0.
 
     Args:
-        prediction: Probabilities, or logits if `activation` is given. Half precision is computed
-            in float32.
+        prediction: Probabilities, or logits if `activation` is given. Half precision is computed in
+            float32.
         target: With a `class_dim`, integers are class labels without the class axis; anything else
             is a mask (booleans, integers or probabilities) with the shape of `prediction`.
         activation: What turns `prediction` into probabilities: `"sigmoid"` for independent masks,
@@ -156,19 +81,27 @@ def dice_loss(
         dim: The axes of one region. By default those after `class_dim`, so that every sample and
             class is a region of its own; without a `class_dim` all of them, so that everything is
             one region. `(0, 2, 3)` pools the batch of (N, C, H, W) masks, `(1, 2, 3)` the classes.
-        smooth: Added to numerator and denominator. 0 gives the plain coefficient, with 0/0 (nothing
-            predicted, nothing there) a perfect match; larger values soften the loss of small
-            regions and keep a gradient on empty ones.
+        smooth: Added to numerator and denominator of the coefficient as written above, or a pair of
+            numbers with one for each. 0 gives the plain coefficient, with 0/0 (nothing predicted,
+            nothing there) a perfect match; larger values soften the loss of small regions and keep
+            a gradient on empty ones.
+        empty: What a region without target costs: `"smooth"`, what the formula says; `"penalize"`,
+            the mean probability over its pixels (with `squared`, of its square), whose gradient
+            stays alive.
+        squared: Squares in the denominator: $\sum p^2 + \sum y^2$ for $\sum p + \sum y$ (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        soft_target: Sums under which a prediction equal to a soft target is perfect (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
         classes: Which classes count: `"all"`, `"present"` (regions that have a target), or a list
             of class labels.
-        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an
-            axis. What lies under False has no influence, whatever it is. A region without any
-            pixel left does not count.
+        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an axis.
+            What lies under False has no influence, whatever it is. A region without any pixel left
+            does not count.
         weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
             an axis.
         reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
-            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"`
-            adds them, `"none"` returns them.
+            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"` adds
+            them, `"none"` returns them.
 
     Returns:
         A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
@@ -178,7 +111,7 @@ def dice_loss(
         ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
             transforms and on other devices the loss is NaN), an axis does not exist, or an option
             is unknown or out of its range.
-        TypeError: If `prediction` is not floating or `where` not boolean.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
 
     Examples:
         >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
@@ -194,183 +127,844 @@ def dice_loss(
 
     Coming from:
         MONAI `DiceLoss(sigmoid=True)`: `activation="sigmoid", class_dim=1, smooth=1e-5`; its
-        `batch=True` is `dim=(0, 2, 3)`. segmentation-models-pytorch `DiceLoss("multiclass")`:
-        `activation="softmax", class_dim=1, dim=(0, 2, 3), smooth=0, classes="present"` (it divides
-        by all classes). Its `smooth=s` and that of optax are `smooth=2 * s` here.
+        `batch=True` is `dim=(0, 2, 3)`, `squared_pred` is `squared`, `soft_label` is `soft_target`,
+        `include_background=False` lists the other `classes`. segmentation-models-pytorch
+        `DiceLoss("multiclass")`: `activation="softmax", class_dim=1, dim=(0, 2, 3), smooth=0,
+        classes="present"` (it divides by all classes). Its `smooth=s` and that of optax are
+        `smooth=2 * s` here.
 
     Source:
-        Milletari et al., arXiv:1606.04797, §3; without the squares in the denominator, as in
-        Drozdzal et al., arXiv:1608.04117, eq. (2).
+        Milletari et al., arXiv:1606.04797, §3 (with `squared`); without the squares in the
+        denominator, as in Drozdzal et al., arXiv:1608.04117, eq. (2).
     """
-    function = "dice_loss"
-    smooth = check_number(function, "smooth", smooth, minimum=0)
-    statistics = overlap(
-        function, "prediction", prediction, target, activation, class_dim, dim, where
+    regions = measure(
+        "dice_loss",
+        (prediction, target),
+        Layout(activation, class_dim, dim, where, squared, soft_target),
+        Ending(classes, empty, weights, reduction),
     )
-    axis = class_axis(prediction.ndim, class_dim, dim)
-    statistics, counted = _select(function, statistics, classes, axis)
-    return _reduce_regions(function, _dice(statistics, smooth), counted, weights, reduction)
+    return _dice(regions, smooth)
 
 
-def dice_bce_loss(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    dice_weight: float | Tensor = 0.5,
-    bce_weight: float | Tensor = 0.5,
-    smooth: float | Tensor = 1.0,
-    class_dim: int | None = None,
-    dim: int | tuple[int, ...] | None = None,
-    classes: Classes = "all",
-    where: Tensor | None = None,
-    weights: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    r"""Dice plus binary cross-entropy: overlap of the region and likelihood of its pixels.
-
-    $$\ell = a\,\ell_\mathrm{Dice} + b\,\frac{1}{n} \sum_i \ell_\mathrm{BCE}(x_i, y_i)$$
-
-    for each region of $n$ pixels that count, with $a$ the `dice_weight`, $b$ the `bce_weight`,
-    $\ell_\mathrm{Dice}$ the [`dice_loss`][purelosses.dice_loss] of the probabilities
-    $\sigma(x_i)$ and $\ell_\mathrm{BCE}$ the
-    [`binary_cross_entropy_loss`][purelosses.binary_cross_entropy_loss] of the logits $x_i$. Both
-    come from one pass over the data.
-
-    Args:
-        logits: Scores before the sigmoid. Half precision is computed in float32.
-        target: With a `class_dim`, integers are class labels without the class axis; anything else
-            is a mask (booleans, integers or probabilities) with the shape of `logits`.
-        dice_weight: The share of the Dice term.
-        bce_weight: The share of the cross-entropy term.
-        smooth: Added to numerator and denominator of the Dice term. 0 gives the plain coefficient;
-            larger values soften the loss of small regions.
-        class_dim: The class axis of `logits`, None if there is none.
-        dim: The axes of one region. By default those after `class_dim`, so that every sample and
-            class is a region of its own; without a `class_dim` all of them, so that everything is
-            one region.
-        classes: Which classes count, in both terms: `"all"`, `"present"` (regions that have a
-            target), or a list of class labels.
-        where: Which pixels count; shape of `logits` without the class axis, or 1 along an axis.
-            What lies under False has no influence, whatever it is.
-        weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
-            an axis.
-        reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
-            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"`
-            adds them, `"none"` returns them.
-
-    Returns:
-        A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
-        logits. The mean of nothing is 0.
-
-    Raises:
-        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
-            transforms and on other devices the loss is NaN), an axis does not exist, or an option
-            is unknown or out of its range.
-        TypeError: If `logits` is not floating or `where` not boolean.
-
-    Examples:
-        >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
-        >>> dice_bce_loss(logits, mask)
-        tensor(0.1350)
-
-    Coming from:
-        MONAI `DiceCELoss(sigmoid=True)` with one channel: `dice_weight=1, bce_weight=1,
-        class_dim=1, smooth=1e-5`.
-
-    Source:
-        Isensee et al., arXiv:1809.10486, eq. (1) (with the softmax cross-entropy).
-    """
-    function = "dice_bce_loss"
-    statistics = overlap(
-        function, "logits", logits, target, "sigmoid", class_dim, dim, where, extra="bce"
-    )
-    return _dice_bce(
-        function,
-        statistics,
-        dice_weight,
-        bce_weight,
-        smooth,
-        classes,
-        class_axis(logits.ndim, class_dim, dim),
-        weights,
-        reduction,
-    )
-
-
-def dice_bce_from_statistics(
+def dice_from_statistics(
     statistics: Mapping[str, Tensor],
     *,
-    dice_weight: float | Tensor = 0.5,
-    bce_weight: float | Tensor = 0.5,
-    smooth: float | Tensor = 1.0,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
     classes: Classes = "all",
     class_dim: int | None = -1,
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""The Dice plus cross-entropy loss of overlap statistics with their `"bce"` entry.
+    r"""The Dice loss of overlap statistics, for example of sums over micro-batches or ranks.
 
-    $$\ell = a\,\frac{\mathrm{FP} + \mathrm{FN}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}
-    + b\,\frac{\mathrm{BCE}}{n}$$
+    $$\ell = 1 - \frac{2\,\mathrm{TP} + s}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}
+    = \frac{\mathrm{FP} + \mathrm{FN}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}$$
 
-    for each region, with the sums of `overlap_statistics(..., extra="bce")`, $n$ their `"count"`,
-    $a$ the `dice_weight`, $b$ the `bce_weight` and $s$ the `smooth` term.
+    for each region, with the sums of [`overlap_statistics`][purelosses.overlap_statistics] and $s$
+    the `smooth` term.
 
     Args:
-        statistics: What `overlap_statistics(..., extra="bce")` returned, or a sum of several.
-        dice_weight: See [`dice_bce_loss`][purelosses.dice_bce_loss].
-        bce_weight: See [`dice_bce_loss`][purelosses.dice_bce_loss].
-        smooth: See [`dice_bce_loss`][purelosses.dice_bce_loss].
-        classes: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        statistics: What `overlap_statistics` returned, or a sum of several.
+        smooth: See [`dice_loss`][purelosses.dice_loss].
+        empty: See [`dice_loss`][purelosses.dice_loss].
+        classes: See [`dice_loss`][purelosses.dice_loss].
         class_dim: The class axis of the statistics; used when `classes` lists some.
-        weights: How much each region matters; shape of the statistics (selected classes only), or
-            1 along an axis.
-        reduction: See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        weights: How much each region matters; shape of the statistics (selected classes only), or 1
+            along an axis.
+        reduction: See [`dice_loss`][purelosses.dice_loss].
 
     Returns:
         A scalar, or one loss per region with `reduction="none"`.
 
     Raises:
-        ValueError: If `weights` do not fit or an option is unknown or out of its range.
+        ValueError: If the statistics lack an entry, `weights` do not fit, or an option is unknown
+            or out of its range.
 
     Examples:
-        >>> logits, mask = torch.tensor([2.0, 1.0, -2.0, -3.0]), torch.tensor([1, 1, 0, 0])
-        >>> statistics = overlap_statistics(logits, mask, activation="sigmoid", extra="bce")
-        >>> dice_bce_from_statistics(statistics)
-        tensor(0.1350)
+        Two halves of a batch give the loss of the whole batch, which a mean of losses does not:
+
+        >>> probs, mask = torch.tensor([0.9, 0.2, 0.7, 0.4]), torch.tensor([1, 0, 1, 1])
+        >>> halves = [overlap_statistics(p, m) for p, m in zip(probs.split(2), mask.split(2))]
+        >>> dice_from_statistics(optree.tree_map(torch.add, *halves))
+        tensor(0.1935)
+        >>> dice_loss(probs, mask)
+        tensor(0.1935)
 
     Source:
-        See [`dice_bce_loss`][purelosses.dice_bce_loss].
+        See [`dice_loss`][purelosses.dice_loss].
     """
-    return _dice_bce(
-        "dice_bce_from_statistics",
-        statistics,
-        dice_weight,
-        bce_weight,
-        smooth,
-        classes,
-        class_dim,
-        weights,
-        reduction,
-    )
+    ending = Ending(classes, empty, weights, reduction)
+    regions = select("dice_from_statistics", statistics, class_dim, ending)
+    return _dice(regions, smooth)
 
 
-def _dice_bce(
-    function: str,
-    statistics: Mapping[str, Tensor],
-    dice_weight: float | Tensor,
-    bce_weight: float | Tensor,
-    smooth: float | Tensor,
-    classes: Classes,
-    class_dim: int | None,
-    weights: Tensor | None,
-    reduction: Reduction,
+def _jaccard(regions: Regions, smooth: Smooth) -> Tensor:
+    return regions.reduce(regions.penalized(tversky_ratio(regions, 1, 1, smooth)))
+
+
+def jaccard_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation | None = None,
+    class_dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    squared: bool = False,
+    soft_target: bool = False,
+    classes: Classes = "all",
+    where: Tensor | None = None,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
-    dice_weight = check_number(function, "dice_weight", dice_weight)
-    bce_weight = check_number(function, "bce_weight", bce_weight)
-    smooth = check_number(function, "smooth", smooth, minimum=0)
-    needed = {"tp", "fp", "fn", "count", "bce"}
-    statistics, counted = _select(function, statistics, classes, class_dim, needed)
-    bce = statistics["bce"] / statistics["count"].clamp_min(1)
-    losses = dice_weight * _dice(statistics, smooth) + bce_weight * bce
-    return _reduce_regions(function, losses, counted, weights, reduction)
+    r"""One minus the Jaccard coefficient, the intersection of two regions over their union.
+
+    $$\ell = 1 - \frac{\mathrm{TP} + s}{\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}
+    = \frac{\mathrm{FP} + \mathrm{FN}}{\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}$$
+
+    for each region, with $s$ the `smooth` term and TP, FP, FN the sums of
+    [`overlap_statistics`][purelosses.overlap_statistics]. With $s = 0$ it orders predictions as
+    Dice does, $D = 2J / (1 + J)$ for the two coefficients, and is the larger of both losses.
+
+    Args:
+        prediction: Probabilities, or logits if `activation` is given. Half precision is computed in
+            float32.
+        target: With a `class_dim`, integers are class labels without the class axis; anything else
+            is a mask (booleans, integers or probabilities) with the shape of `prediction`.
+        activation: What turns `prediction` into probabilities: `"sigmoid"` for independent masks,
+            `"softmax"` over `class_dim` for exclusive classes, None if they are probabilities.
+        class_dim: The class axis of `prediction`, None if there is none.
+        dim: The axes of one region. By default those after `class_dim`, so that every sample and
+            class is a region of its own; without a `class_dim` all of them, so that everything is
+            one region.
+        smooth: Added to numerator and denominator of the coefficient as written above, or a pair of
+            numbers with one for each. 0 gives the plain coefficient, with 0/0 (nothing predicted,
+            nothing there) a perfect match; larger values soften the loss of small regions and keep
+            a gradient on empty ones.
+        empty: What a region without target costs: `"smooth"`, what the formula says; `"penalize"`,
+            the mean probability over its pixels (with `squared`, of its square), whose gradient
+            stays alive.
+        squared: Squares in the denominator: $\sum p^2 + \sum y^2$ for $\sum p + \sum y$ (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        soft_target: Sums under which a prediction equal to a soft target is perfect (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        classes: Which classes count: `"all"`, `"present"` (regions that have a target), or a list
+            of class labels.
+        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an axis.
+            What lies under False has no influence, whatever it is. A region without any pixel left
+            does not count.
+        weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
+            an axis.
+        reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
+            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"` adds
+            them, `"none"` returns them.
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
+        predictions. The mean of nothing is 0.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
+            transforms and on other devices the loss is NaN), an axis does not exist, or an option
+            is unknown or out of its range.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> jaccard_loss(probs, mask)
+        tensor(0.1290)
+
+    Coming from:
+        MONAI `DiceLoss(jaccard=True, sigmoid=True)`, whose smoothing of 1e-5 is on twice this
+        scale: `activation="sigmoid", class_dim=1, smooth=5e-6`. segmentation-models-pytorch
+        `JaccardLoss("multiclass")`: `activation="softmax", class_dim=1, dim=(0, 2, 3), smooth=0`.
+
+    Source:
+        Rahman and Wang, *Optimizing Intersection-Over-Union in Deep Neural Networks for Image
+        Segmentation* (2016), eq. (4).
+    """
+    regions = measure(
+        "jaccard_loss",
+        (prediction, target),
+        Layout(activation, class_dim, dim, where, squared, soft_target),
+        Ending(classes, empty, weights, reduction),
+    )
+    return _jaccard(regions, smooth)
+
+
+def jaccard_from_statistics(
+    statistics: Mapping[str, Tensor],
+    *,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    classes: Classes = "all",
+    class_dim: int | None = -1,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The Jaccard loss of overlap statistics.
+
+    $$\ell = \frac{\mathrm{FP} + \mathrm{FN}}{\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}$$
+
+    for each region, with the sums of [`overlap_statistics`][purelosses.overlap_statistics] and $s$
+    the `smooth` term.
+
+    Args:
+        statistics: What `overlap_statistics` returned, or a sum of several.
+        smooth: See [`jaccard_loss`][purelosses.jaccard_loss].
+        empty: See [`jaccard_loss`][purelosses.jaccard_loss].
+        classes: See [`jaccard_loss`][purelosses.jaccard_loss].
+        class_dim: The class axis of the statistics; used when `classes` lists some.
+        weights: How much each region matters; shape of the statistics (selected classes only), or 1
+            along an axis.
+        reduction: See [`jaccard_loss`][purelosses.jaccard_loss].
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`.
+
+    Raises:
+        ValueError: If the statistics lack an entry, `weights` do not fit, or an option is unknown
+            or out of its range.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> jaccard_from_statistics(overlap_statistics(probs, mask))
+        tensor(0.1290)
+
+    Source:
+        See [`jaccard_loss`][purelosses.jaccard_loss].
+    """
+    ending = Ending(classes, empty, weights, reduction)
+    regions = select("jaccard_from_statistics", statistics, class_dim, ending)
+    return _jaccard(regions, smooth)
+
+
+def _tversky(
+    regions: Regions, alpha: float | Tensor, beta: float | Tensor, smooth: Smooth
+) -> Tensor:
+    alpha = check_number(regions.function, "alpha", alpha, minimum=0)
+    beta = check_number(regions.function, "beta", beta, minimum=0)
+    return regions.reduce(regions.penalized(tversky_ratio(regions, alpha, beta, smooth)))
+
+
+def tversky_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation | None = None,
+    class_dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
+    alpha: float | Tensor = 0.5,
+    beta: float | Tensor = 0.5,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    squared: bool = False,
+    soft_target: bool = False,
+    classes: Classes = "all",
+    where: Tensor | None = None,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""One minus the Tversky index: an overlap that weighs false positives and negatives apart.
+
+    $$\ell = 1 - \frac{\mathrm{TP} + s}{\mathrm{TP} + \alpha\,\mathrm{FP} + \beta\,\mathrm{FN} + s}
+    = \frac{\alpha\,\mathrm{FP} + \beta\,\mathrm{FN}}
+    {\mathrm{TP} + \alpha\,\mathrm{FP} + \beta\,\mathrm{FN} + s}$$
+
+    for each region, with $\alpha$ and $\beta$ the options of these names, $s$ the `smooth` term and
+    TP, FP, FN the sums of [`overlap_statistics`][purelosses.overlap_statistics]. $\alpha = \beta =
+    1$ is [`jaccard_loss`][purelosses.jaccard_loss], $\alpha = \beta = \frac{1}{2}$ is
+    [`dice_loss`][purelosses.dice_loss] with twice the smoothing.
+
+    Args:
+        prediction: Probabilities, or logits if `activation` is given. Half precision is computed in
+            float32.
+        target: With a `class_dim`, integers are class labels without the class axis; anything else
+            is a mask (booleans, integers or probabilities) with the shape of `prediction`.
+        activation: What turns `prediction` into probabilities: `"sigmoid"` for independent masks,
+            `"softmax"` over `class_dim` for exclusive classes, None if they are probabilities.
+        class_dim: The class axis of `prediction`, None if there is none.
+        dim: The axes of one region. By default those after `class_dim`, so that every sample and
+            class is a region of its own; without a `class_dim` all of them, so that everything is
+            one region.
+        alpha: What a false positive costs.
+        beta: What a false negative costs; more than `alpha` favours recall.
+        smooth: Added to numerator and denominator of the coefficient as written above, or a pair of
+            numbers with one for each. 0 gives the plain coefficient, with 0/0 (nothing predicted,
+            nothing there) a perfect match; larger values soften the loss of small regions and keep
+            a gradient on empty ones.
+        empty: What a region without target costs: `"smooth"`, what the formula says; `"penalize"`,
+            the mean probability over its pixels (with `squared`, of its square), whose gradient
+            stays alive.
+        squared: Squares in the denominator: $\sum p^2 + \sum y^2$ for $\sum p + \sum y$ (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        soft_target: Sums under which a prediction equal to a soft target is perfect (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        classes: Which classes count: `"all"`, `"present"` (regions that have a target), or a list
+            of class labels.
+        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an axis.
+            What lies under False has no influence, whatever it is. A region without any pixel left
+            does not count.
+        weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
+            an axis.
+        reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
+            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"` adds
+            them, `"none"` returns them.
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
+        predictions. The mean of nothing is 0.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
+            transforms and on other devices the loss is NaN), an axis does not exist, or an option
+            is unknown or out of its range.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> tversky_loss(probs, mask, alpha=0.3, beta=0.7)
+        tensor(0.0816)
+
+    Coming from:
+        MONAI `TverskyLoss(alpha=a, beta=b, sigmoid=True)`: `alpha=a, beta=b, activation="sigmoid",
+        class_dim=1, smooth=1e-5`. segmentation-models-pytorch: the same names, with `dim=(0, 2, 3),
+        smooth=0`. kornia `tversky_loss`: the same names, `smooth=(0, 1e-8), classes="present"`. In
+        some code alpha belongs to the false negatives: check.
+
+    Source:
+        Salehi et al., arXiv:1706.05721, eq. (3).
+    """
+    regions = measure(
+        "tversky_loss",
+        (prediction, target),
+        Layout(activation, class_dim, dim, where, squared, soft_target),
+        Ending(classes, empty, weights, reduction),
+    )
+    return _tversky(regions, alpha, beta, smooth)
+
+
+def tversky_from_statistics(
+    statistics: Mapping[str, Tensor],
+    *,
+    alpha: float | Tensor = 0.5,
+    beta: float | Tensor = 0.5,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    classes: Classes = "all",
+    class_dim: int | None = -1,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The Tversky loss of overlap statistics.
+
+    $$\ell = \frac{\alpha\,\mathrm{FP} + \beta\,\mathrm{FN}}
+    {\mathrm{TP} + \alpha\,\mathrm{FP} + \beta\,\mathrm{FN} + s}$$
+
+    for each region, with the sums of [`overlap_statistics`][purelosses.overlap_statistics],
+    $\alpha$ and $\beta$ the options of these names and $s$ the `smooth` term.
+
+    Args:
+        statistics: What `overlap_statistics` returned, or a sum of several.
+        alpha: See [`tversky_loss`][purelosses.tversky_loss].
+        beta: See [`tversky_loss`][purelosses.tversky_loss].
+        smooth: See [`tversky_loss`][purelosses.tversky_loss].
+        empty: See [`tversky_loss`][purelosses.tversky_loss].
+        classes: See [`tversky_loss`][purelosses.tversky_loss].
+        class_dim: The class axis of the statistics; used when `classes` lists some.
+        weights: How much each region matters; shape of the statistics (selected classes only), or 1
+            along an axis.
+        reduction: See [`tversky_loss`][purelosses.tversky_loss].
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`.
+
+    Raises:
+        ValueError: If the statistics lack an entry, `weights` do not fit, or an option is unknown
+            or out of its range.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> tversky_from_statistics(overlap_statistics(probs, mask), alpha=0.3, beta=0.7)
+        tensor(0.0816)
+
+    Source:
+        See [`tversky_loss`][purelosses.tversky_loss].
+    """
+    ending = Ending(classes, empty, weights, reduction)
+    regions = select("tversky_from_statistics", statistics, class_dim, ending)
+    return _tversky(regions, alpha, beta, smooth)
+
+
+def _focal_tversky(
+    regions: Regions,
+    alpha: float | Tensor,
+    beta: float | Tensor,
+    gamma: float | Tensor,
+    smooth: Smooth,
+) -> Tensor:
+    alpha = check_number(regions.function, "alpha", alpha, minimum=0)
+    beta = check_number(regions.function, "beta", beta, minimum=0)
+    gamma = check_number(regions.function, "gamma", gamma, above=0)
+    losses = power(tversky_ratio(regions, alpha, beta, smooth), gamma)
+    return regions.reduce(regions.penalized(losses))
+
+
+def focal_tversky_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation | None = None,
+    class_dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
+    alpha: float | Tensor = 0.3,
+    beta: float | Tensor = 0.7,
+    gamma: float | Tensor = 0.75,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    squared: bool = False,
+    soft_target: bool = False,
+    classes: Classes = "all",
+    where: Tensor | None = None,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The Tversky loss of each region to a power, which shifts weight between easy and hard ones.
+
+    $$\ell = \left(\frac{\alpha\,\mathrm{FP} + \beta\,\mathrm{FN}}
+    {\mathrm{TP} + \alpha\,\mathrm{FP} + \beta\,\mathrm{FN} + s}\right)^\gamma$$
+
+    for each region, with $\alpha$, $\beta$ and $\gamma$ the options of these names, $s$ the
+    `smooth` term and TP, FP, FN the sums of [`overlap_statistics`][purelosses.overlap_statistics].
+    The power is that of each region, before any mean. At a loss of 0, where the slope of an
+    exponent below 1 is infinite, the gradient is 0.
+
+    Args:
+        prediction: Probabilities, or logits if `activation` is given. Half precision is computed in
+            float32.
+        target: With a `class_dim`, integers are class labels without the class axis; anything else
+            is a mask (booleans, integers or probabilities) with the shape of `prediction`.
+        activation: What turns `prediction` into probabilities: `"sigmoid"` for independent masks,
+            `"softmax"` over `class_dim` for exclusive classes, None if they are probabilities.
+        class_dim: The class axis of `prediction`, None if there is none.
+        dim: The axes of one region. By default those after `class_dim`, so that every sample and
+            class is a region of its own; without a `class_dim` all of them, so that everything is
+            one region.
+        alpha: What a false positive costs.
+        beta: What a false negative costs; more than `alpha` favours recall.
+        gamma: The exponent. Below 1 it raises the loss of regions that are nearly right; 1 is the
+            Tversky loss.
+        smooth: Added to numerator and denominator of the coefficient as written above, or a pair of
+            numbers with one for each. 0 gives the plain coefficient, with 0/0 (nothing predicted,
+            nothing there) a perfect match; larger values soften the loss of small regions and keep
+            a gradient on empty ones.
+        empty: What a region without target costs: `"smooth"`, what the formula says; `"penalize"`,
+            the mean probability over its pixels (with `squared`, of its square), whose gradient
+            stays alive.
+        squared: Squares in the denominator: $\sum p^2 + \sum y^2$ for $\sum p + \sum y$ (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        soft_target: Sums under which a prediction equal to a soft target is perfect (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        classes: Which classes count: `"all"`, `"present"` (regions that have a target), or a list
+            of class labels.
+        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an axis.
+            What lies under False has no influence, whatever it is. A region without any pixel left
+            does not count.
+        weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
+            an axis.
+        reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
+            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"` adds
+            them, `"none"` returns them.
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
+        predictions. The mean of nothing is 0.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
+            transforms and on other devices the loss is NaN), an axis does not exist, or an option
+            is unknown or out of its range.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> focal_tversky_loss(probs, mask)
+        tensor(0.1527)
+
+    Coming from:
+        The paper's exponent is $1/\gamma$ with $\gamma = 4/3$: the default here.
+        segmentation-models-pytorch `TverskyLoss(gamma=g)`: `gamma=g`, but it takes the power of the
+        mean over classes, and its gradient at a perfect prediction is NaN.
+
+    Source:
+        Abraham and Khan, arXiv:1810.07842, eq. (4).
+    """
+    regions = measure(
+        "focal_tversky_loss",
+        (prediction, target),
+        Layout(activation, class_dim, dim, where, squared, soft_target),
+        Ending(classes, empty, weights, reduction),
+    )
+    return _focal_tversky(regions, alpha, beta, gamma, smooth)
+
+
+def focal_tversky_from_statistics(
+    statistics: Mapping[str, Tensor],
+    *,
+    alpha: float | Tensor = 0.3,
+    beta: float | Tensor = 0.7,
+    gamma: float | Tensor = 0.75,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    classes: Classes = "all",
+    class_dim: int | None = -1,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The focal Tversky loss of overlap statistics.
+
+    $$\ell = \left(\frac{\alpha\,\mathrm{FP} + \beta\,\mathrm{FN}}
+    {\mathrm{TP} + \alpha\,\mathrm{FP} + \beta\,\mathrm{FN} + s}\right)^\gamma$$
+
+    for each region, with the sums of [`overlap_statistics`][purelosses.overlap_statistics],
+    $\alpha$, $\beta$ and $\gamma$ the options of these names and $s$ the `smooth` term.
+
+    Args:
+        statistics: What `overlap_statistics` returned, or a sum of several.
+        alpha: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+        beta: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+        gamma: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+        smooth: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+        empty: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+        classes: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+        class_dim: The class axis of the statistics; used when `classes` lists some.
+        weights: How much each region matters; shape of the statistics (selected classes only), or 1
+            along an axis.
+        reduction: See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`.
+
+    Raises:
+        ValueError: If the statistics lack an entry, `weights` do not fit, or an option is unknown
+            or out of its range.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> focal_tversky_from_statistics(overlap_statistics(probs, mask))
+        tensor(0.1527)
+
+    Source:
+        See [`focal_tversky_loss`][purelosses.focal_tversky_loss].
+    """
+    ending = Ending(classes, empty, weights, reduction)
+    regions = select("focal_tversky_from_statistics", statistics, class_dim, ending)
+    return _focal_tversky(regions, alpha, beta, gamma, smooth)
+
+
+def _log_cosh_dice(regions: Regions, smooth: Smooth) -> Tensor:
+    # log cosh x = log(1 + 2 sinh²(x / 2)): nothing cancels as x goes to 0.
+    losses = (2 * (dice_ratio(regions, smooth) / 2).sinh().square()).log1p()
+    return regions.reduce(regions.penalized(losses))
+
+
+def log_cosh_dice_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation | None = None,
+    class_dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    squared: bool = False,
+    soft_target: bool = False,
+    classes: Classes = "all",
+    where: Tensor | None = None,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The logarithm of the hyperbolic cosine of the Dice loss, quadratic near its optimum.
+
+    $$\ell = \log \cosh \frac{\mathrm{FP} + \mathrm{FN}}
+    {2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}$$
+
+    for each region, with $s$ the `smooth` term and TP, FP, FN the sums of
+    [`overlap_statistics`][purelosses.overlap_statistics]. The slope is $\tanh$ of the Dice loss: it
+    fades as the prediction gets right.
+
+    Args:
+        prediction: Probabilities, or logits if `activation` is given. Half precision is computed in
+            float32.
+        target: With a `class_dim`, integers are class labels without the class axis; anything else
+            is a mask (booleans, integers or probabilities) with the shape of `prediction`.
+        activation: What turns `prediction` into probabilities: `"sigmoid"` for independent masks,
+            `"softmax"` over `class_dim` for exclusive classes, None if they are probabilities.
+        class_dim: The class axis of `prediction`, None if there is none.
+        dim: The axes of one region. By default those after `class_dim`, so that every sample and
+            class is a region of its own; without a `class_dim` all of them, so that everything is
+            one region.
+        smooth: Added to numerator and denominator of the coefficient as written above, or a pair of
+            numbers with one for each. 0 gives the plain coefficient, with 0/0 (nothing predicted,
+            nothing there) a perfect match; larger values soften the loss of small regions and keep
+            a gradient on empty ones.
+        empty: What a region without target costs: `"smooth"`, what the formula says; `"penalize"`,
+            the mean probability over its pixels (with `squared`, of its square), whose gradient
+            stays alive.
+        squared: Squares in the denominator: $\sum p^2 + \sum y^2$ for $\sum p + \sum y$ (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        soft_target: Sums under which a prediction equal to a soft target is perfect (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        classes: Which classes count: `"all"`, `"present"` (regions that have a target), or a list
+            of class labels.
+        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an axis.
+            What lies under False has no influence, whatever it is. A region without any pixel left
+            does not count.
+        weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
+            an axis.
+        reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
+            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"` adds
+            them, `"none"` returns them.
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
+        predictions. The mean of nothing is 0.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
+            transforms and on other devices the loss is NaN), an axis does not exist, or an option
+            is unknown or out of its range.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> log_cosh_dice_loss(probs, mask)
+        tensor(0.0035)
+
+    Coming from:
+        `torch.log(torch.cosh(dice))`, as it is usually written: the same value, until the Dice loss
+        is below 1e-4, where that is 0 in float32.
+
+    Source:
+        Jadon, arXiv:2006.14822, eq. (17).
+    """
+    regions = measure(
+        "log_cosh_dice_loss",
+        (prediction, target),
+        Layout(activation, class_dim, dim, where, squared, soft_target),
+        Ending(classes, empty, weights, reduction),
+    )
+    return _log_cosh_dice(regions, smooth)
+
+
+def log_cosh_dice_from_statistics(
+    statistics: Mapping[str, Tensor],
+    *,
+    smooth: Smooth = 1.0,
+    empty: Empty = "smooth",
+    classes: Classes = "all",
+    class_dim: int | None = -1,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The log-cosh Dice loss of overlap statistics.
+
+    $$\ell = \log \cosh \frac{\mathrm{FP} + \mathrm{FN}}
+    {2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} + s}$$
+
+    for each region, with the sums of [`overlap_statistics`][purelosses.overlap_statistics] and $s$
+    the `smooth` term.
+
+    Args:
+        statistics: What `overlap_statistics` returned, or a sum of several.
+        smooth: See [`log_cosh_dice_loss`][purelosses.log_cosh_dice_loss].
+        empty: See [`log_cosh_dice_loss`][purelosses.log_cosh_dice_loss].
+        classes: See [`log_cosh_dice_loss`][purelosses.log_cosh_dice_loss].
+        class_dim: The class axis of the statistics; used when `classes` lists some.
+        weights: How much each region matters; shape of the statistics (selected classes only), or 1
+            along an axis.
+        reduction: See [`log_cosh_dice_loss`][purelosses.log_cosh_dice_loss].
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`.
+
+    Raises:
+        ValueError: If the statistics lack an entry, `weights` do not fit, or an option is unknown
+            or out of its range.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> log_cosh_dice_from_statistics(overlap_statistics(probs, mask))
+        tensor(0.0035)
+
+    Source:
+        See [`log_cosh_dice_loss`][purelosses.log_cosh_dice_loss].
+    """
+    ending = Ending(classes, empty, weights, reduction)
+    regions = select("log_cosh_dice_from_statistics", statistics, class_dim, ending)
+    return _log_cosh_dice(regions, smooth)
+
+
+def _mcc(regions: Regions, smooth: float | Tensor) -> Tensor:
+    smooth = check_number(regions.function, "smooth", smooth, minimum=0)
+    tp, tn = regions["tp"] + smooth, regions["tn"] + smooth
+    fp, fn = regions["fp"], regions["fn"]
+    # MCC = √(precision · recall · the same two of the background) - the same of the complements.
+    agreement = _cosine(tp, fp, fn) * _cosine(tn, fn, fp)
+    disagreement = fp / _root(tp + fp) / _root(tn + fp) * fn / _root(tp + fn) / _root(tn + fn)
+    # 1 - agreement² = 1 - uvwz, as a sum of positive terms.
+    missing = torch.zeros_like(tp)
+    for part, rest in ((fn, tn), (fp, tn), (fn, tp), (fp, tp)):
+        wrong = share(part, rest)
+        missing = wrong + (1 - wrong) * missing
+    return regions.reduce(regions.penalized(missing / (1 + agreement) + disagreement))
+
+
+def _root(x: Tensor) -> Tensor:
+    return torch.where(x == 0, 1.0, x).sqrt()
+
+
+def _cosine(hits: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """hits / √((hits + one) (hits + other)); 1 if nothing is there at all."""
+    cosine = hits / _root(hits + one) / _root(hits + other)
+    return torch.where(hits + one + other == 0, 1.0, cosine)
+
+
+def mcc_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation | None = None,
+    class_dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
+    smooth: float | Tensor = 1.0,
+    empty: Empty = "smooth",
+    soft_target: bool = False,
+    classes: Classes = "all",
+    where: Tensor | None = None,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""One minus the Matthews correlation coefficient, which minds the background as much.
+
+    $$\ell = 1 - \frac{\mathrm{TP} \cdot \mathrm{TN} - \mathrm{FP} \cdot \mathrm{FN}}
+    {\sqrt{(\mathrm{TP} + \mathrm{FP}) (\mathrm{TP} + \mathrm{FN})
+    (\mathrm{TN} + \mathrm{FP}) (\mathrm{TN} + \mathrm{FN})}}$$
+
+    for each region, with TP, FP, FN and $\mathrm{TN} = \sum_i (1 - p_i) (1 - y_i)$ the sums of
+    [`overlap_statistics`][purelosses.overlap_statistics], and the `smooth` term added to TP and to
+    TN. It is computed from ratios of these, which neither overflow nor cancel, whatever the size of
+    a region. 0 is a perfect match, 1 no better than chance, 2 an inverted mask.
+
+    Args:
+        prediction: Probabilities, or logits if `activation` is given. Half precision is computed in
+            float32.
+        target: With a `class_dim`, integers are class labels without the class axis; anything else
+            is a mask (booleans, integers or probabilities) with the shape of `prediction`.
+        activation: What turns `prediction` into probabilities: `"sigmoid"` for independent masks,
+            `"softmax"` over `class_dim` for exclusive classes, None if they are probabilities.
+        class_dim: The class axis of `prediction`, None if there is none.
+        dim: The axes of one region. By default those after `class_dim`, so that every sample and
+            class is a region of its own; without a `class_dim` all of them, so that everything is
+            one region.
+        smooth: Added to TP and to TN: that many pixels of each kind that are right. 0 gives the
+            plain coefficient, where a region without target costs 1, with no gradient, as soon as
+            anything is predicted.
+        empty: What a region without target costs: `"smooth"`, what the formula says; `"penalize"`,
+            the mean probability over its pixels, whose gradient stays alive.
+        soft_target: Sums under which a prediction equal to a soft target is perfect (see
+            [`overlap_statistics`][purelosses.overlap_statistics]).
+        classes: Which classes count: `"all"`, `"present"` (regions that have a target), or a list
+            of class labels.
+        where: Which pixels count; shape of `prediction` without the class axis, or 1 along an axis.
+            What lies under False has no influence, whatever it is. A region without any pixel left
+            does not count.
+        weights: How much each region matters; the shape that `reduction="none"` returns, or 1 along
+            an axis.
+        reduction: What happens to the losses, one per region: `"mean"` divides their weighted sum
+            by the number of regions that count, `"weighted_mean"` by the total weight, `"sum"` adds
+            them, `"none"` returns them.
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`. float32, or float64 for float64
+        predictions. The mean of nothing is 0.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
+            transforms and on other devices the loss is NaN), an axis does not exist, or an option
+            is unknown or out of its range.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> mcc_loss(probs, mask)
+        tensor(0.1314)
+        >>> mcc_loss(1.0 - mask, mask, smooth=0.0)
+        tensor(2.)
+
+    Coming from:
+        MONAI `MCCLoss(sigmoid=True)` adds 1e-5 in the root: `activation="sigmoid", class_dim=1,
+        smooth=0` is the same up to that; segmentation-models-pytorch `MCCLoss`, on probabilities:
+        `smooth=0` (it adds 1e-5 to all four counts).
+
+    Source:
+        Abhishek and Hamarneh, arXiv:2010.13454, eq. (4).
+    """
+    regions = measure(
+        "mcc_loss",
+        (prediction, target),
+        Layout(activation, class_dim, dim, where, soft_target=soft_target, extras=("tn",)),
+        Ending(classes, empty, weights, reduction),
+    )
+    return _mcc(regions, smooth)
+
+
+def mcc_from_statistics(
+    statistics: Mapping[str, Tensor],
+    *,
+    smooth: float | Tensor = 1.0,
+    empty: Empty = "smooth",
+    classes: Classes = "all",
+    class_dim: int | None = -1,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The Matthews correlation loss of overlap statistics with their `"tn"` entry.
+
+    $$\ell = 1 - \frac{\mathrm{TP} \cdot \mathrm{TN} - \mathrm{FP} \cdot \mathrm{FN}}
+    {\sqrt{(\mathrm{TP} + \mathrm{FP}) (\mathrm{TP} + \mathrm{FN})
+    (\mathrm{TN} + \mathrm{FP}) (\mathrm{TN} + \mathrm{FN})}}$$
+
+    for each region, with the sums of `overlap_statistics(..., extra="tn")` and the `smooth` term
+    added to TP and to TN.
+
+    Args:
+        statistics: What `overlap_statistics(..., extra="tn")` returned, or a sum of several.
+        smooth: See [`mcc_loss`][purelosses.mcc_loss].
+        empty: See [`mcc_loss`][purelosses.mcc_loss].
+        classes: See [`mcc_loss`][purelosses.mcc_loss].
+        class_dim: The class axis of the statistics; used when `classes` lists some.
+        weights: How much each region matters; shape of the statistics (selected classes only), or 1
+            along an axis.
+        reduction: See [`mcc_loss`][purelosses.mcc_loss].
+
+    Returns:
+        A scalar, or one loss per region with `reduction="none"`.
+
+    Raises:
+        ValueError: If the statistics lack an entry, `weights` do not fit, or an option is unknown
+            or out of its range.
+
+    Examples:
+        >>> probs, mask = torch.tensor([0.9, 0.8, 0.1, 0.0]), torch.tensor([1, 1, 0, 0])
+        >>> mcc_from_statistics(overlap_statistics(probs, mask, extra="tn"))
+        tensor(0.1314)
+
+    Source:
+        See [`mcc_loss`][purelosses.mcc_loss].
+    """
+    ending = Ending(classes, empty, weights, reduction)
+    regions = select("mcc_from_statistics", statistics, class_dim, ending, ("tn",))
+    return _mcc(regions, smooth)

@@ -1,23 +1,60 @@
 r"""Overlap statistics: the few sums per region that every overlap loss is made of."""
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from purelosses import _fused
 from purelosses._checks import (
     check_axis,
     check_choice,
+    check_flag,
     check_floating,
-    check_labels,
+    check_number,
     check_target,
-    check_where,
     complain,
 )
-from purelosses._numerics import class_mask, promote, softmax_and_complement
+from purelosses._numerics import (
+    log_partition,
+    power,
+    weighted,
+)
 from purelosses._types import Activation
-from purelosses.classification import binary_cross_entropy_with_logits
+from purelosses.classification import binary_cross_entropy_with_logits, sigmoid_focal_with_logits
+from purelosses.segmentation.pixels import (
+    check_regions,
+    clean_pixels,
+    count_pixels,
+    masked_pixels,
+    pixel_mask,
+    probabilities,
+)
+
+Extra = Literal["tn", "bce", "ce", "surprisal", "focal"]
+EXTRAS = get_args(Extra)
+# The activations that an extra needs; "tn" goes with any.
+NEEDS = {
+    "bce": ("sigmoid",),
+    "ce": ("softmax",),
+    "surprisal": ("softmax",),
+    "focal": ("sigmoid", "softmax"),
+}
+
+
+class Layout(NamedTuple):
+    """How statistics are made from a prediction."""
+
+    activation: Activation | None
+    class_dim: int | None
+    dim: int | tuple[int, ...] | None
+    where: Tensor | None
+    squared: bool = False
+    soft_target: bool = False
+    extras: Sequence[Extra] = ()
+    gamma: float | Tensor = 2.0
 
 
 def overlap_statistics(
@@ -27,8 +64,11 @@ def overlap_statistics(
     activation: Activation | None = None,
     class_dim: int | None = None,
     dim: int | tuple[int, ...] | None = None,
+    squared: bool = False,
+    soft_target: bool = False,
     where: Tensor | None = None,
-    extra: Literal["bce"] | None = None,
+    extra: Extra | Sequence[Extra] | None = None,
+    gamma: float | Tensor = 2.0,
 ) -> dict[str, Tensor]:
     r"""Sums over each region from which every overlap loss is computed.
 
@@ -38,6 +78,15 @@ def overlap_statistics(
     over the pixels $i$ of a region, with $p_i$ the predicted probability (`prediction` after
     `activation`) and $y_i$ the target. All terms are positive, and $1 - p_i$ is computed from the
     logits, so the sums keep their relative accuracy when the prediction is nearly perfect.
+
+    For targets that are no hard 0 or 1 there are two other choices, under which
+    $\mathrm{FP} = \mathrm{FN} = 0$ exactly where $p = y$; on hard targets the first changes
+    nothing:
+
+    | option | TP | FP | FN |
+    |---|---|---|---|
+    | `soft_target` | $\sum \min(p, y)$ | $\sum \max(p - y, 0)$ | $\sum \max(y - p, 0)$ |
+    | `squared` | $\sum p\,y$ | $\sum \max(p - y, 0)^2$ | $\sum \max(y - p, 0)^2$ |
 
     The statistics of parts add up to the statistics of the whole:
     `optree.tree_map(torch.add, first, second)`.
@@ -53,20 +102,27 @@ def overlap_statistics(
         dim: The axes of one region, which are summed. By default those after `class_dim`, so that
             every sample and class is a region of its own; without a `class_dim` all of them, so
             that everything is one region. `(0, 2, 3)` pools the batch of (N, C, H, W) masks.
+        squared: Sums of squares, so that $2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN} = \sum p^2 +
+            \sum y^2$. It is 0 at $p = y$ by itself, with or without `soft_target`.
+        soft_target: Sums that are right for soft targets (see the table).
         where: Which pixels count; shape of `prediction` without the class axis, or 1 along an
             axis. What lies under False has no influence, whatever it is.
-        extra: `"bce"` adds the sum of the binary cross-entropy from the logits (activation
-            `"sigmoid"`), for losses that combine both.
+        extra: Further sums in the same pass, by name or as a list of names: `"tn"`, the true
+            negatives; from logits `"bce"` (activation `"sigmoid"`), the binary cross-entropy;
+            `"ce"` (`"softmax"`), the cross-entropy of the pixels of each class; `"surprisal"`
+            (`"softmax"`), $-\log p$ over all pixels, which label smoothing needs; `"focal"`
+            (either), the focal loss.
+        gamma: The exponent of the focal loss among the extras.
 
     Returns:
-        `{"tp", "fp", "fn", "count"}` (and `"bce"`): one entry per region, with `count` the number
+        `{"tp", "fp", "fn", "count"}` and the extras: one entry per region, with `count` the number
         of pixels that count in it.
 
     Raises:
         ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
             transforms and on other devices the statistics are NaN), an axis does not exist, or an
-            option is unknown.
-        TypeError: If `prediction` is not floating or `where` not boolean.
+            option is unknown or out of its range.
+        TypeError: If `prediction` is not floating, `where` not boolean or a flag no boolean.
 
     Examples:
         >>> probs = torch.tensor([[0.9, 0.8, 0.1], [0.6, 0.2, 0.0]])
@@ -75,113 +131,167 @@ def overlap_statistics(
         tensor([1.7000, 0.6000])
 
     Source:
-        Definitions; the additive use is that of Tilborghs et al., arXiv:2207.09521.
+        Definitions; the additive use is that of Tilborghs et al., arXiv:2207.09521. Soft targets:
+        Wang et al., arXiv:2303.16296, §3; squares: Milletari et al., arXiv:1606.04797, §3.
     """
-    return overlap(
-        "overlap_statistics",
-        "prediction",
-        prediction,
-        target,
-        activation,
-        class_dim,
-        dim,
-        where,
-        extra,
-    )
+    function = "overlap_statistics"
+    extras = (extra,) if isinstance(extra, str) else () if extra is None else extra
+    if not isinstance(extras, Sequence):
+        must = f"be None or names among {', '.join(map(repr, EXTRAS))}"
+        raise ValueError(complain(function, "extra", must, repr(extra)))
+    for name in extras:
+        check_choice(function, "extra", name, EXTRAS)
+        needed = NEEDS.get(name)
+        if needed is not None and activation not in needed:
+            must = f"be {' or '.join(map(repr, needed))} for the extra {name!r}"
+            raise ValueError(complain(function, "activation", must, repr(activation)))
+    layout = Layout(activation, class_dim, dim, where, squared, soft_target, extras, gamma)
+    return overlap(function, "prediction", prediction, target, layout)
 
 
 def overlap(
+    function: str, name: str, prediction: Tensor, target: Tensor, layout: Layout
+) -> dict[str, Tensor]:
+    """The statistics, with messages that name the loss that was called."""
+    activation, _, _, _, squared, soft_target, extras, gamma = layout
+    check_flag(function, "squared", squared)
+    check_flag(function, "soft_target", soft_target)
+    gamma = check_number(function, "gamma", gamma, minimum=0)
+    class_dim, dim, _, _ = check_regions(
+        function, name, prediction, activation, layout.class_dim, layout.dim
+    )
+    check_target(function, target, prediction, name, class_dim)
+    pixels = pixel_mask(function, name, prediction, class_dim, layout.where)
+    if not (squared or soft_target):
+        fused = _fused.overlap(
+            function, prediction, target, layout.where, activation, class_dim, dim, extras
+        )
+        if fused is not None:
+            count = count_pixels(prediction, pixels, dim, fused["tp"].dtype)
+            return {**fused, "count": count}
+    prediction, target = clean_pixels(function, prediction, target, class_dim, pixels)
+    probs, complement = probabilities(prediction, activation, class_dim)
+    if squared or soft_target:
+        # p - y; where both are near 1 their distances from it are the accurate numbers.
+        excess = torch.where(target > 0.5, (1 - target) - complement, probs - target)
+        over, under = excess.relu(), (-excess).relu()
+        if squared:
+            sums = {"tp": probs * target, "fp": over.square(), "fn": under.square()}
+        else:
+            sums = {"tp": torch.where(excess > 0, target, probs), "fp": over, "fn": under}
+    else:
+        sums = {"tp": probs * target, "fp": probs * (1 - target), "fn": complement * target}
+    if "tn" in extras:
+        if soft_target and not squared:
+            sums["tn"] = torch.where(excess > 0, complement, 1 - target)
+        else:
+            sums["tn"] = complement * (1 - target)
+    if "bce" in extras:
+        sums["bce"] = binary_cross_entropy_with_logits(prediction, target)
+    if "focal" in extras and activation == "sigmoid":
+        sums["focal"] = sigmoid_focal_with_logits(prediction, target, gamma)
+    if activation == "softmax" and {"ce", "surprisal", "focal"} & set(extras):
+        assert class_dim is not None
+        below, partition = log_partition(prediction, class_dim)
+        surprisal = partition - below
+        if "ce" in extras:
+            sums["ce"] = weighted(target, surprisal)
+        if "surprisal" in extras:
+            sums["surprisal"] = surprisal
+        if "focal" in extras:
+            sums["focal"] = weighted(target * power(complement, gamma), surprisal)
+
+    if pixels is not None:
+        sums = {key: torch.where(pixels, value, 0.0) for key, value in sums.items()}
+    statistics = {key: _total(value, dim) for key, value in sums.items()}
+    return {**statistics, "count": count_pixels(prediction, pixels, dim)}
+
+
+def confusion_statistics(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation | None = None,
+    class_dim: int = 1,
+    dim: int | tuple[int, ...] | None = None,
+    where: Tensor | None = None,
+) -> dict[str, Tensor]:
+    r"""How much probability the pixels of each true class give to each predicted class.
+
+    $$K_{lc} = \sum_i y_{il}\,p_{ic}$$
+
+    over the pixels $i$ of a region, with $y_{il}$ the target and $p_{ic}$ the predicted probability
+    of a class (`prediction` after `activation`). The statistics of parts add up to the statistics
+    of the whole.
+
+    Args:
+        prediction: See [`overlap_statistics`][purelosses.overlap_statistics].
+        target: Integers: class labels, without the class axis. Floats or booleans: class
+            probabilities, with the shape of `prediction`.
+        activation: See [`overlap_statistics`][purelosses.overlap_statistics].
+        class_dim: The class axis of `prediction`.
+        dim: The axes of one region, by default those after `class_dim`; never the class axis.
+        where: See [`overlap_statistics`][purelosses.overlap_statistics].
+
+    Returns:
+        `{"confusion", "count"}`: a matrix of true by predicted classes for each region, in the last
+        two axes, and the number of pixels that count in it.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is outside the classes (eager on the CPU; under
+            transforms and on other devices the statistics are NaN), an axis does not exist, or an
+            option is unknown.
+        TypeError: If `prediction` is not floating or `where` not boolean.
+
+    Examples:
+        >>> probs = torch.tensor([[[0.75, 0.5, 0.0], [0.25, 0.5, 1.0]]])
+        >>> labels = torch.tensor([[0, 0, 1]])
+        >>> confusion_statistics(probs, labels)["confusion"]
+        tensor([[[1.2500, 0.7500],
+                 [0.0000, 1.0000]]])
+    """
+    return confusion("confusion_statistics", prediction, target, activation, class_dim, dim, where)
+
+
+def confusion(
     function: str,
-    name: str,
     prediction: Tensor,
     target: Tensor,
     activation: Activation | None,
-    class_dim: int | None,
+    class_dim: int,
     dim: int | tuple[int, ...] | None,
     where: Tensor | None,
-    extra: Literal["bce"] | None = None,
 ) -> dict[str, Tensor]:
-    """The statistics, with messages that name the loss that was called."""
-    check_floating(function, name, prediction)
-    check_choice(function, "activation", activation, (None, "sigmoid", "softmax"))
-    check_choice(function, "extra", extra, (None, "bce"))
-    if class_dim is not None:
-        class_dim = check_axis(function, "class_dim", class_dim, prediction.ndim, name)
-    if extra == "bce" and activation != "sigmoid":
-        raise ValueError(complain(function, "activation", "be 'sigmoid' for a BCE", activation))
-    if activation == "softmax" and (class_dim is None or prediction.shape[class_dim] < 2):
-        must = "name an axis with at least two classes for a softmax"
-        got = class_dim if class_dim is None else f"an axis of {prediction.shape[class_dim]}"
-        raise ValueError(complain(function, "class_dim", must, got))
-    dim = _region_axes(function, name, prediction, class_dim, dim)
-    labels = check_target(function, target, prediction, name, class_dim)
-
-    prediction = promote(prediction)
-    target = target.long() if labels else target.to(prediction.dtype)
-    if where is not None:
-        shape, units = prediction.shape, f"`{name}`"
-        if class_dim is not None:
-            shape = shape[:class_dim] + shape[class_dim + 1 :]
-            units += " without its class axis"
-        check_where(function, where, shape, units, prediction)
-        pixels = where if class_dim is None else where.unsqueeze(class_dim)
-        prediction = torch.where(pixels, prediction, 0.0)
-        target = torch.where(where if labels else pixels, target, 0)
-    if labels:
-        assert class_dim is not None
-        num_classes = prediction.shape[class_dim]
-        target, valid = check_labels(function, target, num_classes)
-        target = class_mask(target, num_classes, class_dim).to(prediction.dtype)
-        target = torch.where(valid.unsqueeze(class_dim), target, torch.nan)
-
-    if activation == "softmax":
-        assert class_dim is not None
-        probs, complement = softmax_and_complement(prediction, class_dim)
-    elif activation == "sigmoid":
-        probs, complement = prediction.sigmoid(), (-prediction).sigmoid()
-    else:
-        probs, complement = prediction, 1 - prediction
-    sums = {"tp": probs * target, "fp": probs * (1 - target), "fn": complement * target}
-    if extra == "bce":
-        sums["bce"] = binary_cross_entropy_with_logits(prediction, target)
-    if where is not None:
-        sums = {key: torch.where(pixels, value, 0.0) for key, value in sums.items()}
-    statistics = {key: value.sum(dim) for key, value in sums.items()}
-    if where is None:
-        pixels_per_region = math.prod([prediction.shape[axis] for axis in dim])
-        count = torch.full_like(statistics["tp"], pixels_per_region)
-    else:
-        count = pixels.expand(prediction.shape).sum(dim).to(prediction.dtype)
-    return {**statistics, "count": count}
-
-
-def _region_axes(
-    function: str,
-    name: str,
-    prediction: Tensor,
-    class_dim: int | None,
-    dim: int | tuple[int, ...] | None,
-) -> tuple[int, ...]:
-    """The axes of one region, counted from the front."""
-    ndim = prediction.ndim
-    if dim is None:
-        axes = tuple(range(0 if class_dim is None else class_dim + 1, ndim))
-    elif isinstance(dim, tuple):
-        axes = tuple(check_axis(function, "dim", axis, ndim, name) for axis in dim)
-    else:
-        axes = (check_axis(function, "dim", dim, ndim, name),)
-    if len(set(axes)) < len(axes) or (not axes and ndim):
-        must = "name each axis of a region once (by default those after `class_dim`)"
+    """The confusion matrices, with messages that name the loss that was called."""
+    check_floating(function, "prediction", prediction)
+    class_dim = check_axis(function, "class_dim", class_dim, prediction.ndim, "prediction")
+    regions = check_regions(function, "prediction", prediction, activation, class_dim, dim)
+    axis = regions.class_axis
+    prediction, target, pixels = masked_pixels(
+        function, "prediction", prediction, target, class_dim, where
+    )
+    if axis is None:
+        must = f"leave the class axis, {class_dim}, for it is summed apart"
         raise ValueError(complain(function, "dim", must, dim))
-    return axes
+    probs, _ = probabilities(prediction, activation, class_dim)
+
+    # One true class at a time: elementwise, where autocast would halve a product of matrices.
+    rows = [
+        _total(target.narrow(class_dim, label, 1) * probs, regions.dim).movedim(axis, -1)
+        for label in range(probs.shape[class_dim])
+    ]
+    matrix = torch.stack(rows, -2)
+    if pixels is None:
+        pixels_per_unit = math.prod([probs.shape[axis] for axis in regions.dim])
+        count = matrix.new_full(matrix.shape[:-2], pixels_per_unit)
+    else:
+        one_class = probs.narrow(class_dim, 0, 1).shape
+        count = pixels.expand(one_class).sum((class_dim, *regions.dim)).to(probs.dtype)
+    return {"confusion": matrix, "count": count}
 
 
-def class_axis(ndim: int, class_dim: int | None, dim: int | tuple[int, ...] | None) -> int | None:
-    """Where the class axis of a prediction ends up in its statistics, None if it is summed."""
-    if class_dim is None:
-        return None
-    class_dim %= ndim
-    if dim is None:
-        return class_dim
-    axes = {axis % ndim for axis in (dim if isinstance(dim, tuple) else (dim,))}
-    return None if class_dim in axes else class_dim - sum(axis < class_dim for axis in axes)
+def _total(values: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The sum, axis by axis: over axes that are apart torch's own has errors of 3e-6."""
+    for axis in sorted(dim, reverse=True):
+        values = values.sum(axis)
+    return values

@@ -8,12 +8,21 @@ with 60 digits, where even a formula that cancels is right.
 from collections.abc import Callable
 from typing import Any
 
-from oracles import balance, classification, regression, segmentation
+from oracles import (
+    balance,
+    boxes,
+    classification,
+    likelihood,
+    noise,
+    regression,
+    segmentation,
+    topology,
+)
 from oracles.core import exact_sigmoid, exact_softmax
 
 __all__ = ["EXACT", "ORACLES", "exact_sigmoid", "exact_softmax"]
 
-FAMILIES = (regression, classification, segmentation, balance)
+FAMILIES = (regression, likelihood, classification, noise, segmentation, topology, boxes, balance)
 
 ORACLES: dict[str, Callable[..., Any]] = {
     oracle.__name__: oracle for family in FAMILIES for oracle in family.ORACLES

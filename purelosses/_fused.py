@@ -1,0 +1,698 @@
+"""The fused path: losses over large tensors in one pass, with nothing saved but the inputs.
+
+The plain formulas of the library are the specification; here the same numbers come from kernels
+that stream the data in blocks that stay in cache, and recompute in the backward pass what autograd
+would have saved. `applies` decides; whatever it refuses runs the plain formula. A kernel sees plain
+tensors only, so in-place operations and the value of a tensor on the CPU are safe inside one.
+
+Everything that rests on private parts of torch is in this file, with the plain formula as fallback.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from purelosses._checks import check_labels
+from purelosses._numerics import (
+    class_mask,
+    log_partition,
+    promote,
+    softmax_and_complement,
+    softplus,
+    weighted,
+)
+
+try:  # the private parts
+    from torch._C import _functorch, _get_dispatch_mode, _TorchDispatchModeKey
+    from torch._ops import _get_dispatch_mode_pre_dispatch
+
+    _MODES = _get_dispatch_mode, _get_dispatch_mode_pre_dispatch
+
+    _is_wrapped, _unwrap = _functorch.is_functorch_wrapped_tensor, _functorch.get_unwrapped
+    _LEVELS, _is_legacy = _functorch.get_interpreter_stack, _functorch.is_legacy_batchedtensor
+    _unwrap_if_dead = _functorch.unwrap_if_dead
+    _ALLOWED = (_functorch.TransformType.Grad, _functorch.TransformType.Vmap)
+    _FAKE = _TorchDispatchModeKey.FAKE
+    _TRACERS = (_TorchDispatchModeKey.PROXY, _TorchDispatchModeKey.FUNCTIONAL)
+    forward_ad._current_level  # noqa: B018
+    AVAILABLE = True
+except (ImportError, AttributeError):  # pragma: no cover
+    AVAILABLE = False
+
+# Elements below which the plain formula is faster.
+THRESHOLD = 1 << 16
+# Elements below which a row is too short for blocks.
+SHORTEST = 1 << 10
+# Elements of a block: few enough to stay in cache, enough to amortise the calls.
+BLOCK = 1 << 19
+
+
+# When
+
+
+def applies(*tensors: Tensor | None) -> bool:
+    """Whether the fused path may run on these tensors, of which the first is the largest."""
+    if not AVAILABLE or torch.compiler.is_compiling() or not _eager():
+        return False
+    inner = [_unwrapped(tensor) for tensor in tensors if tensor is not None]
+    return all(map(_dense, inner)) and inner[0].numel() >= THRESHOLD
+
+
+def _eager() -> bool:
+    """No tracing, and no forward mode: a Function's `jvp` is silently wrong when nested."""
+    return (
+        forward_ad._current_level < 0
+        and not _get_dispatch_mode(_FAKE)
+        and not any(mode(key) for mode in _MODES for key in _TRACERS)
+        and all(level.key() in _ALLOWED for level in _LEVELS() or ())
+    )
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor below whatever grad and vmap wrap around it."""
+    while _is_wrapped(tensor):
+        tensor = _unwrap(tensor)
+    return tensor
+
+
+def _dense(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not _is_legacy(tensor)
+    )
+
+
+# What: each of these returns None where only the plain formula does it
+
+
+def overlap(
+    function: str,
+    prediction: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    activation: str | None,
+    class_dim: int | None,
+    dim: tuple[int, ...],
+    extras: Sequence[str],
+) -> dict[str, Tensor] | None:
+    """TP, FP, FN and the extras of every region, from logits."""
+    if not applies(prediction, target, where):
+        return None
+    labels = target.ndim < prediction.ndim
+    if activation == "sigmoid" and not labels and set(extras) <= {"tn", "bce"}:
+        split = _tail(dim, prediction.ndim)
+        if math.prod(prediction.shape[split:]) < SHORTEST:
+            return None
+        if where is not None and class_dim is not None:
+            where = where.unsqueeze(class_dim)
+        kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, "bce" in extras)
+        x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
+        sums = _run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
+        names = ["tp", "fp", "fn", "tn", "bce"]
+        left = [axis for axis in dim if axis < split]
+    elif activation == "softmax" and labels and set(extras) <= {"ce"}:
+        assert class_dim is not None
+        last = class_dim == prediction.ndim - 1
+        split = _tail(dim, class_dim) if last else class_dim
+        if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
+            return None
+        if math.prod(target.shape[split:]) < SHORTEST:
+            return None
+        kernel = _kernel(_class_value, _class_gradient, _class_formula, function, "ce" in extras)
+        y, keep = (_rows(t, target.shape, split) for t in (target, where))
+        sums = _run(kernel, _classes(prediction, split, class_dim), y, keep)
+        sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
+        names = ["tp", "fp", "fn", "ce"]
+        left = [axis for axis in dim if axis < split] + [split] * (class_dim in dim)
+    else:
+        return None
+    for axis in sorted(left, reverse=True):
+        sums = sums.sum(axis)
+    found = dict(zip(names, sums.unbind(-1), strict=False))
+    return {name: found[name] for name in ("tp", "fp", "fn", *extras)}
+
+
+def cross_entropy(
+    function: str, logits: Tensor, labels: Tensor, where: Tensor | None, class_dim: int
+) -> Tensor | None:
+    """The cross-entropy of every sample, 0 where it does not count."""
+    if not applies(logits, labels, where):
+        return None
+    split = 0 if class_dim == logits.ndim - 1 else class_dim
+    if math.prod(labels.shape[split:]) < SHORTEST:
+        return None
+    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, function)
+    y, keep = (_rows(t, labels.shape, split) for t in (labels, where))
+    return _run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
+
+
+def focal(
+    logits: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    gamma: float | Tensor,
+    alpha: float | Tensor | None,
+    formula: Callable[..., Tensor],
+) -> Tensor | None:
+    """The focal loss of every element; `formula` is that of clean logits and targets."""
+    if isinstance(gamma, Tensor) or isinstance(alpha, Tensor):
+        return None
+    if not applies(logits, target, where):
+        return None
+
+    def cleaned(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+        x, y = promote(x), y.to(_wide(x))
+        if where is not None:
+            x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
+        return formula(x, y)
+
+    options = float(gamma), None if alpha is None else (1.0 - alpha, float(alpha))
+    kernel = Kernel(partial(_focal_value, *options), partial(_focal_gradient, *options), cleaned)
+    x, y, keep = (_rows(t, logits.shape, 0) for t in (logits, target, where))
+    return _run(kernel, x, y, keep).reshape(logits.shape)
+
+
+def _tail(dim: tuple[int, ...], end: int) -> int:
+    """Where the axes before `end` begin that are all in `dim`."""
+    while end and end - 1 in dim:
+        end -= 1
+    return end
+
+
+def _rows(x: Tensor | None, shape: torch.Size, split: int) -> Tensor | None:
+    """x, broadcast, with the axes before `split` and those after as two."""
+    if x is None:
+        return None
+    return x.expand(shape).reshape(math.prod(shape[:split]), math.prod(shape[split:]))
+
+
+def _classes(logits: Tensor, split: int, class_dim: int) -> Tensor:
+    """Logits as (A, C, P), also where they lie with the classes last."""
+    lead, classes = math.prod(logits.shape[:split]), logits.shape[class_dim]
+    if class_dim == logits.ndim - 1:
+        return logits.reshape(lead, -1, classes).mT
+    return logits.reshape(lead, classes, -1)
+
+
+# How: two Functions for all kernels
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function of (x, y, where), its gradient, and the formula both of them follow.
+
+    The first axis of all tensors is the one that vmap adds to; x is differentiated, and y too if it
+    is floating.
+    """
+
+    value: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    gradient: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
+    formula: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class _Value(Function):
+    @staticmethod
+    def forward(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+        with _without_autocast(x):
+            return kernel.value(x, y, where)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.kernel, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], kernel: Kernel, *tensors: Any) -> Any:
+        return _fold(_Value, info, in_dims, kernel, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, y, where = _saved(ctx)
+        _, needs_x, needs_y, _ = ctx.needs_input_grad
+        gx = _gradient(ctx.kernel, x, y, where, g) if needs_x else None
+        gy = _pull(lambda y: ctx.kernel.formula(x, y, where), g, y)[0] if needs_y else None
+        return None, gx, gy, None
+
+
+class _Gradient(Function):
+    @staticmethod
+    def forward(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+        with _without_autocast(x):
+            return kernel.gradient(x, y, where, g)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.kernel, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], kernel: Kernel, *tensors: Any) -> Any:
+        return _fold(_Gradient, info, in_dims, kernel, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gg: Tensor) -> Any:
+        x, y, where, g = _saved(ctx)
+        formula = ctx.kernel.formula
+        if not ctx.needs_input_grad[2]:
+            gx, gg = _pull(lambda x, g: _formula_gradient(formula, x, y, where, g), gg, x, g)
+            return None, gx, None, None, gg
+        gx, gy, gg = _pull(lambda x, y, g: _formula_gradient(formula, x, y, where, g), gg, x, y, g)
+        return None, gx, gy, None, gg
+
+
+def _kernel(
+    value: Callable[..., Tensor],
+    gradient: Callable[..., Tensor],
+    formula: Callable[..., Tensor],
+    *options: Any,
+) -> Kernel:
+    return Kernel(partial(value, *options), partial(gradient, *options), partial(formula, *options))
+
+
+def _saved(ctx: Any) -> list[Any]:
+    """What was saved, without the levels of torch.func that have ended since."""
+    return [None if t is None else _unwrap_if_dead(t) for t in ctx.saved_tensors]
+
+
+def _run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None) -> Tensor:
+    result: Tensor = _Value.apply(kernel, x, y, where)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _gradient(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    """By the kernel, unless forward mode, tracing or `is_grads_batched` came between."""
+    if _eager() and not _is_legacy(g):
+        result: Tensor = _Gradient.apply(kernel, x, y, where, g)  # type: ignore[no-untyped-call]
+        return result
+    return _formula_gradient(kernel.formula, x, y, where, g)
+
+
+def _formula_gradient(
+    formula: Callable[..., Tensor], x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    result: Tensor = _pull(lambda x: formula(x, y, where), g, x)[0]
+    return result
+
+
+def _pull(function: Callable[..., Tensor], cotangent: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
+    """The gradients of a function with respect to its inputs; differentiable themselves."""
+    result: tuple[Any, ...] = torch.func.vjp(function, *inputs)[1](cotangent)
+    return result
+
+
+def _fold(
+    function: type[Function], info: Any, in_dims: tuple[Any, ...], kernel: Kernel, tensors: Any
+) -> tuple[Tensor, int]:
+    """The mapped axis becomes part of the first one."""
+
+    def fold(x: Tensor | None, dim: int | None) -> Tensor | None:
+        if x is None:
+            return None
+        x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        return x.flatten(0, 1)
+
+    folded = [fold(x, dim) for x, dim in zip(tensors, in_dims[1:], strict=True)]
+    result: Tensor = function.apply(kernel, *folded)  # type: ignore[no-untyped-call]
+    return result.reshape(info.batch_size, -1, *result.shape[1:]), 0
+
+
+def _without_autocast(x: Tensor) -> Any:
+    """Products of vectors stay in the precision of the data."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+# Blocks
+
+
+def _blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Whole rows while they fit, else parts of one row."""
+    height = min(rows, max(1, size // max(columns, 1)))
+    width = min(columns, size)
+    for row in range(0, rows, height or 1):
+        for column in range(0, columns, width or 1):
+            yield slice(row, row + height), slice(column, column + width)
+
+
+def _size(x: Tensor, part: int) -> int:
+    """The elements of a block: at most this part of the data, so that memory hardly grows."""
+    return min(BLOCK, max(BLOCK >> 4, x.numel() // part))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _cleaned(block: Tensor, dtype: torch.dtype, keep: Tensor | None) -> Tensor:
+    """A block in a floating dtype, 0 where it does not count, whatever is there."""
+    if block.dtype == torch.bool:
+        block = block.view(torch.uint8)  # converted many times faster
+    block = block.to(dtype)
+    if keep is None:
+        return block
+    # A mask of bits clears NaN too, and takes a twentieth of the time of `torch.where`.
+    bits = torch.int64 if dtype == torch.float64 else torch.int32
+    return block.view(bits).bitwise_and(keep.view(torch.uint8).to(bits).neg_()).view(dtype)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The product of each pair of rows."""
+    return torch.dot(a[0], b[0])[None] if len(a) == 1 else (a * b).sum(-1)
+
+
+def _hard(sign: Tensor) -> bool:
+    """Whether all targets y of a block are 0 or 1: then the squares of 1 - 2y are all 1.
+
+    On the CPU the number is at hand, and `tolist` is no operation of its own.
+    """
+    return bool(_dot(sign, sign).tolist() == [sign.shape[1]] * len(sign))
+
+
+def _log_of_rest(share: Tensor, ones: Tensor) -> Tensor:
+    """The sum over each row of -log(1 - share), for shares up to 1/2; overwrites them.
+
+    Two shares are merged by u + v - uv, which keeps the digits of small ones; so only a quarter of
+    the elements need a logarithm.
+    """
+    for _ in range(2):
+        n = share.shape[1]
+        share[:, : n // 2].lerp_(ones[:, : n // 2], share[:, n - n // 2 :])
+        share = share[:, : n - n // 2]
+    return share.div_(1 - share).log1p_().sum(-1)
+
+
+# Independent masks: TP, FP, FN, TN and, if asked for, BCE of every row of logits, (R, 4) or (R, 5).
+# Where all targets are 0 or 1, errors and their slopes follow from one sigmoid per pixel, that of
+# z = x or -x, the logit of the error. A soft target is a mixture of both.
+
+
+def _binary_value(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    wide, size = _wide(x), _size(x, 8)
+    sums = x.new_zeros(len(x), 4 + bce, dtype=torch.float64)
+    memory = x.new_empty(3, size, dtype=wide)
+    one = x.new_ones((), dtype=wide)
+    ones = memory.new_ones(size // 2 if bce else 0)
+    for rows, columns in _blocks(x.shape[0], x.shape[1], size):
+        keep = None if where is None else where[rows, columns]
+        counts = one if keep is None else _cleaned(keep, wide, None)
+        logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
+        rest, sign, error = memory[:, : target.numel()].view(3, *target.shape).unbind()
+        torch.sub(counts, target, out=rest)
+        torch.sub(one, target, out=sign).sub_(target)
+        if _hard(sign):
+            z = sign.mul_(logits)
+            torch.sigmoid(z, out=error)
+            fn, fp = _dot(error, target), _dot(error, rest)
+            if bce:
+                if keep is not None:
+                    error.mul_(counts)
+                surprise = z.clamp_min_(0.0).sum(-1)
+                share = torch.minimum(error, torch.sub(one, error, out=z), out=error)
+                surprise += _log_of_rest(share, ones.expand(len(share), -1))
+        else:
+            fp = _dot(torch.sigmoid(logits, out=error), rest)
+            z = torch.neg(logits, out=sign)
+            fn = _dot(torch.sigmoid(z, out=error), target)
+            if bce:
+                surprise = _dot(softplus(logits), rest) + _dot(softplus(z), target)
+        parts = [target.sum(-1) - fn, fp, fn, rest.sum(-1) - fp]
+        sums[rows] += torch.stack([*parts, surprise] if bce else parts, -1)
+    return sums.to(wide)
+
+
+def _binary_gradient(bce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    wide, size = _wide(x), _size(x, 16)
+    result = torch.empty_like(x)
+    memory = x.new_empty(2, size, dtype=wide)
+    one = x.new_ones((), dtype=wide)
+    g = g.to(wide).unsqueeze(-1)
+    of_rest, of_target = g[:, 1] - g[:, 3], g[:, 2] - g[:, 0]
+    of_both = of_target - of_rest
+    for rows, columns in _blocks(x.shape[0], x.shape[1], size):
+        keep = None if where is None else where[rows, columns]
+        logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
+        sign, error = memory[:, : target.numel()].view(2, *target.shape).unbind()
+        into = result[rows, columns]
+        out = into if into.dtype == wide else torch.empty_like(logits)
+        torch.mul(target, -2.0, out=sign).add_(one)
+        if _hard(sign):
+            torch.mul(sign, logits, out=error).sigmoid_()
+            torch.mul(target, of_both[rows], out=out).add_(of_rest[rows])
+            torch.ops.aten.sigmoid_backward.grad_input(out, error, grad_input=out)
+            if bce:
+                out.add_(error.mul_(g[rows, 4]))
+            out.mul_(sign)
+        else:
+            out.zero_()
+            for z, weight, slope in (
+                (logits, one - target, of_rest[rows]),
+                (-logits, -target, of_target[rows]),
+            ):
+                torch.sigmoid(z, out=error)
+                torch.sub(one, error, out=sign).mul_(slope)
+                if bce:
+                    sign.add_(g[rows, 4])
+                out.addcmul_(sign.mul_(error), weight)
+        if keep is not None:
+            out.mul_(_cleaned(keep, wide, None))
+        if out is not into:
+            into.copy_(out)
+    return result
+
+
+def _binary_formula(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    x, y = promote(x), y.to(_wide(x))
+    if where is not None:
+        x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
+    p, q = x.sigmoid(), (-x).sigmoid()
+    terms = [p * y, p * (1 - y), q * y, q * (1 - y)]
+    if bce:
+        terms.append((1 - y) * softplus(x) + y * softplus(-x))
+    if where is not None:
+        terms = [torch.where(where, term, 0.0) for term in terms]
+    return torch.stack([term.sum(1) for term in terms], -1)
+
+
+# Elements: the sigmoid focal loss of each, (R, P); under `where` False that of nothing.
+
+
+def _focal_value(
+    gamma: float, shares: tuple[float, float] | None, x: Tensor, y: Tensor, where: Tensor | None
+) -> Tensor:
+    result = x.new_empty(x.shape, dtype=_wide(x))
+    for at, terms in _errors(x, y, where, shares):
+        result[at] = 0.0
+        for z, _, weight in terms:
+            losses = softplus(z).mul_(z.sigmoid().pow_(gamma))
+            result[at] += losses if weight is None else losses.mul_(weight)
+    return result
+
+
+def _focal_gradient(
+    gamma: float,
+    shares: tuple[float, float] | None,
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    g: Tensor,
+) -> Tensor:
+    result = torch.empty_like(x)
+    for at, terms in _errors(x, y, where, shares):
+        slopes = []
+        for z, sign, weight in terms:
+            slope = softplus(z)
+            error = z.sigmoid_()
+            slope.mul_((1.0 - error).mul_(gamma)).add_(error).mul_(error.pow_(gamma)).mul_(sign)
+            slopes.append(slope if weight is None else slope.mul_(weight))
+        torch.mul(sum(slopes[1:], slopes[0]), g[at], out=result[at])
+    return result
+
+
+def _errors(
+    x: Tensor, y: Tensor, where: Tensor | None, shares: tuple[float, float] | None
+) -> Iterator[tuple[tuple[slice, slice], list[tuple[Tensor, Tensor, Tensor | None]]]]:
+    """Blocks of the logits z of errors, with dz/dx and a weight: one for hard targets, else two."""
+    wide, (of_rest, of_target) = _wide(x), shares or (1.0, 1.0)
+    one = x.new_ones((), dtype=wide)
+    for at in _blocks(x.shape[0], x.shape[1], _size(x, 32)):
+        keep = None if where is None else where[at]
+        logits, target = (_cleaned(t[at], wide, keep) for t in (x, y))
+        sign = torch.mul(target, -2.0).add_(one)
+        if _hard(sign):
+            weight = None
+            if shares is not None:
+                weight = torch.mul(target, of_target - of_rest).add_(of_rest)
+            yield at, [(sign * logits, sign, weight)]
+        else:
+            rest = (one - target).mul_(of_rest)
+            yield at, [(logits.clone(), one, rest), (-logits, -one, target * of_target)]
+
+
+# Exclusive classes: logits (A, C, P) and labels (A, P). TP, FP, FN and, if asked for, CE of every
+# class, (A, C, 3) or (A, C, 4), the cross-entropy of a pixel counting for the class of its label;
+# or the cross-entropy of every pixel, (A, P).
+
+
+class _Pixels(NamedTuple):
+    """The softmax of a block of pixels, split at the label, and not yet multiplied by `scale`.
+
+    All sums are of positive terms, so that 1 - p of the label, `rest * scale`, keeps its digits.
+    """
+
+    labels: Tensor  # (n,)
+    others: Tensor  # (C, n), 0 at the label
+    label: Tensor  # (n,)
+    rest: Tensor  # (n,), the sum of `others`
+    scale: Tensor  # (n,), 0 where the pixel does not count
+    below: Tensor | None  # (n,), the logit of the label less the largest, for values
+    keep: Tensor | None  # (n,)
+
+    def cross_entropy(self) -> Tensor:
+        # Where the label has the largest logit, `below` is 0 and `rest` alone goes into log1p.
+        assert self.below is not None
+        losses = (self.label - 1.0).add_(self.rest).log1p_().sub_(self.below)
+        return losses if self.keep is None else torch.where(self.keep, losses, 0.0)
+
+
+def _pixels(
+    x: Tensor, y: Tensor, where: Tensor | None, function: str | None
+) -> Iterator[tuple[int, slice, _Pixels]]:
+    """All blocks. With the name of a function labels are checked, and `below` is made."""
+    wide, classes = _wide(x), x.shape[1]
+    memory = x.new_empty(max(_size(x, 16), classes), dtype=wide)
+    numbers = torch.arange(len(memory) // classes)
+    for a in range(len(x)):
+        for _, columns in _blocks(1, x.shape[2], len(numbers)):
+            keep = None if where is None else where[a, columns]
+            logits = _cleaned(x[a, :, columns], wide, keep)
+            labels = y[a, columns].long()
+            if keep is not None:
+                labels = labels * keep
+            if function is not None:
+                lowest, highest = torch.stack(labels.aminmax()).tolist()
+                if lowest < 0 or highest >= classes:
+                    check_labels(function, labels, classes)  # raises
+            pixels = len(labels)
+            flat = memory[: classes * pixels]
+            if logits.stride(0) == 1:  # the memory of the data has the classes last, and so here
+                others = flat.view(pixels, classes).mT
+                at = torch.add(labels, numbers[:pixels], alpha=classes)
+            else:
+                others = flat.view(classes, pixels)
+                at = torch.add(numbers[:pixels], labels, alpha=pixels)
+            torch.sub(logits, logits.amax(0), out=others)
+            below = None if function is None else flat.index_select(0, at)
+            if wide == torch.float64:
+                others.exp_()
+            else:
+                # e^b = 1 / (1 / s - 1) with s = sigmoid(b), much faster than `exp`; b is at most 0,
+                # so that 1 / s is at least 2 and nothing cancels.
+                others.sigmoid_().reciprocal_().sub_(1.0).reciprocal_()
+            label = flat.index_select(0, at)
+            flat.scatter_(0, at, torch.zeros_like(label))
+            rest = others.sum(0)
+            scale = (rest + label).reciprocal_()
+            if keep is not None:
+                scale.mul_(_cleaned(keep, wide, None))
+            yield a, columns, _Pixels(labels, others, label, rest, scale, below, keep)
+
+
+def _class_value(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    sums = x.new_zeros(len(x), 3 + ce, x.shape[1], dtype=torch.float64)
+    for a, _, block in _pixels(x, y, where, function):
+        by_label = {0: block.label * block.scale, 2: block.rest * block.scale}
+        if ce:
+            by_label[3] = block.cross_entropy()
+        for row, values in by_label.items():
+            sums[a, row].scatter_add_(0, block.labels, values.double())
+        if block.others.is_contiguous():
+            sums[a, 1] += torch.mv(block.others, block.scale)
+        else:  # there it adds one after another, and the errors grow
+            sums[a, 1] += (block.others * block.scale).sum(1)
+    return sums.mT.to(_wide(x))
+
+
+def _class_gradient(
+    function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    result = torch.empty_like(x)
+    g = g.mT.to(_wide(x)).contiguous()
+    for a, columns, (labels, others, label, rest, scale, *_) in _pixels(x, y, where, None):
+        p, q = label * scale, rest * scale
+        # With G the derivative by each p, that by a logit is p (G - sum of p G).
+        of_others = g[a, 1]
+        of_label = (g[a, 0] - g[a, 2]).index_select(0, labels)
+        mean_of_others = torch.mv(others.mT, of_others).mul_(scale)
+        shift = mean_of_others.addcmul(p, of_label).neg_()
+        at_label = of_label.mul_(q).sub_(mean_of_others).mul_(p)
+        if ce:
+            of_ce = g[a, 3].index_select(0, labels)
+            shift.add_(of_ce)
+            at_label.sub_(of_ce.mul_(q))
+        into = result[a, :, columns]
+        out = into if into.dtype == others.dtype else torch.empty_like(others)
+        torch.addr(shift.mul_(scale), of_others, scale, out=out).mul_(others)
+        _put(into, out, at_label, labels)
+    return result
+
+
+def _ce_value(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    result = x.new_empty(y.shape, dtype=_wide(x))
+    for a, columns, block in _pixels(x, y, where, function):
+        result[a, columns] = block.cross_entropy()
+    return result
+
+
+def _ce_gradient(function: str, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    result = torch.empty_like(x)
+    for a, columns, (labels, others, _, rest, scale, *_) in _pixels(x, y, where, None):
+        factor = scale.mul_(g[a, columns])
+        into = result[a, :, columns]
+        out = into if into.dtype == others.dtype else others
+        torch.mul(others, factor, out=out)
+        _put(into, out, rest.mul_(factor).neg_(), labels)
+    return result
+
+
+def _put(into: Tensor, out: Tensor, at_label: Tensor, labels: Tensor) -> None:
+    """Finish the gradient of a block: what is given for the labels, and the dtype of the data."""
+    if out is not into:
+        into.copy_(out)
+    into.scatter_(0, labels.unsqueeze(0), at_label.to(into.dtype).unsqueeze(0))
+
+
+def _masked_pixels(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+    if where is None:
+        return promote(x), y.long()
+    return torch.where(where.unsqueeze(1), promote(x), 0.0), torch.where(where, y, 0).long()
+
+
+def _class_formula(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    x, y = _masked_pixels(x, y, where)
+    probs, complement = softmax_and_complement(x, 1)
+    target = class_mask(y, x.shape[1], 1).to(x.dtype)
+    terms = [probs * target, probs * (1 - target), complement * target]
+    if ce:
+        below, excess = log_partition(x, 1)
+        terms.append(weighted(target, excess - below))
+    if where is not None:
+        terms = [torch.where(where.unsqueeze(1), term, 0.0) for term in terms]
+    return torch.stack([term.sum(2) for term in terms], -1)
+
+
+def _ce_formula(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    x, y = _masked_pixels(x, y, where)
+    below, excess = log_partition(x, 1)
+    losses = (excess - below.gather(1, y.unsqueeze(1))).squeeze(1)
+    return losses if where is None else torch.where(where, losses, 0.0)

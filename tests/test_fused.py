@@ -1,0 +1,515 @@
+"""The fused path: every law holds on it, it agrees with float64, and it is taken when it should.
+
+The laws use small tensors; so the threshold is lowered, and blocks are made so small that regions
+span several of them and several regions share one.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import purelosses as pl
+import purelosses.nn
+from purelosses import _fused
+from purelosses.laws import LAWS, Law, combine, judge, subjects
+from purelosses.registry import LOSSES
+
+# The losses that have a case on the fused path.
+AFFECTED = (
+    "cross_entropy_loss",
+    "dice_bce_loss",
+    "dice_ce_loss",
+    "dice_loss",
+    "focal_tversky_loss",
+    "generalized_dice_loss",
+    "jaccard_loss",
+    "log_cosh_dice_loss",
+    "mcc_loss",
+    "sigmoid_focal_loss",
+    "tversky_loss",
+)
+
+
+class Taken:
+    """How often the kernels ran."""
+
+    count = 0
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """Send everything that may go there down the fused path, and count."""
+    monkeypatch.setattr(_fused, "THRESHOLD", 1)
+    monkeypatch.setattr(_fused, "SHORTEST", 1)
+    monkeypatch.setattr(_fused, "BLOCK", 64)
+    counter, run = Taken(), _fused._run
+
+    def counted(*arguments: Any) -> Tensor:
+        counter.count += 1
+        return run(*arguments)
+
+    monkeypatch.setattr(_fused, "_run", counted)
+    return counter
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """Call with the plain formulas."""
+
+    def call(function: Callable[[], Any]) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(_fused, "AVAILABLE", False)
+            return function()
+
+    return call
+
+
+# Laws
+
+
+@pytest.mark.parametrize("name", AFFECTED)
+@pytest.mark.parametrize(
+    "law",
+    [
+        pytest.param(law, marks=pytest.mark.slow if law.kind != "eager" else ())
+        for law in LAWS.values()
+    ],
+    ids=LAWS,
+)
+def test_law(law: Law, name: str, taken: Taken) -> None:
+    spec = LOSSES[name]
+    module = getattr(purelosses.nn, spec.module)
+    evidence = combine(judge(law, subject) for subject in subjects(spec, module))
+    assert evidence.status != "fail", f"{law.statement} {evidence.detail}"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_affected_losses_are_those_that_take_the_path(name: str, taken: Taken) -> None:
+    for case in LOSSES[name].cases:
+        case.problem(0)(LOSSES[name].loss)
+    assert (taken.count > 0) == (name in AFFECTED)
+
+
+# The four kernels, as losses of a few random tensors
+
+
+def binary(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return pl.dice_bce_loss(x, y, dim=(-2, -1), **options)
+
+
+def classes(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.dice_ce_loss(x, labels, **options)
+
+
+def entropy(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.cross_entropy_loss(x, labels, **options)
+
+
+def focal(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return pl.sigmoid_focal_loss(x, y, gamma=1.5, alpha=0.25, **options)
+
+
+Loss = Callable[..., Tensor]
+KERNELS = (binary, classes, entropy, focal)
+every_kernel = pytest.mark.parametrize("loss", KERNELS)
+
+
+def data(loss: Loss, *lead: int, size: int = 3, soft: bool = False) -> tuple[Tensor, Tensor]:
+    """Logits (*lead, 2, 3, size, size + 1) in float64, with masks or labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*lead, 2, 3, size, size + 1, generator=generator, dtype=torch.float64)
+    if loss in (classes, entropy):
+        labels = torch.randint(3, (*lead, 2, size, size + 1), generator=generator)
+        return 2 * x, labels
+    y = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+    return 2 * x, y if soft else y.round()
+
+
+def close(a: Any, b: Any) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+# When the path is taken
+
+
+@every_kernel
+def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    monkeypatch.setattr(_fused, "_run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
+    x, y = data(loss, size=3)
+    loss(x, y)
+    assert not runs
+    x, y = data(loss, size=120)
+    loss(x.float(), y)
+    assert len(runs) == 1
+
+
+@every_kernel
+def test_under_vmap_the_size_is_that_of_the_whole(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    monkeypatch.setattr(_fused, "_run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
+    monkeypatch.setattr(_fused, "THRESHOLD", 5000)
+    monkeypatch.setattr(_fused, "SHORTEST", 1)
+    x, y = data(loss, 50, size=5)
+    torch.func.vmap(loss)(x, y)
+    assert len(runs) == 1
+    loss(x[0], y[0])
+    assert len(runs) == 1
+
+
+@every_kernel
+def test_transforms_and_tracers_that_keep_to_the_formula(loss: Loss, taken: Taken) -> None:
+    x, y = data(loss)
+    torch.func.jvp(lambda x: loss(x, y), (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        loss(x, y)
+    torch.func.functionalize(lambda x: loss(x, y))(x)
+    torch.fx.experimental.proxy_tensor.make_fx(lambda x: loss(x, y))(x)
+    torch.fx.experimental.proxy_tensor.make_fx(lambda x: loss(x, y), pre_dispatch=True)(x)
+    loss(x.to("meta"), y.to("meta"))
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        loss(torch.empty_like(x), torch.empty_like(y))
+    torch.compile(loss, fullgraph=True, backend="aot_eager")(x, y)
+    assert taken.count == 0
+    loss(x, y)
+    assert taken.count == 1
+
+
+class Marked(Tensor):
+    pass
+
+
+@every_kernel
+def test_a_subclass_keeps_to_the_formula(loss: Loss, taken: Taken) -> None:
+    x, y = data(loss)
+    assert isinstance(loss(x.as_subclass(Marked), y), Marked)
+    assert taken.count == 0
+
+
+@every_kernel
+def test_without_the_private_parts_of_torch_the_formula_runs(
+    loss: Loss, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = data(loss)
+    fused = loss(x, y)
+    monkeypatch.setattr(_fused, "AVAILABLE", False)
+    close(loss(x, y), fused)
+    assert taken.count == 1
+
+
+def test_tensor_options_keep_to_the_formula(taken: Taken) -> None:
+    x, y = data(focal)
+    gamma = torch.tensor(1.5, dtype=torch.float64)
+    close(pl.sigmoid_focal_loss(x, y, gamma=gamma, alpha=0.25), focal(x, y))
+    assert taken.count == 1
+
+
+# Transforms: equal to the plain formula in float64, to every order
+
+
+@every_kernel
+@pytest.mark.parametrize("soft", [False, True])
+def test_derivatives(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
+    x, y = data(loss, size=2, soft=soft)
+
+    def function(x: Tensor) -> Tensor:
+        return loss(x, y)
+
+    def units(x: Tensor) -> Tensor:
+        return loss(x, y, reduction="none")
+
+    grad = torch.func.grad
+    derivatives: dict[str, Callable[[], Any]] = {
+        "value": lambda: function(x),
+        "grad": lambda: grad(function)(x),
+        "jacrev": lambda: torch.func.jacrev(units)(x),
+        "jacrev in chunks": lambda: torch.func.jacrev(units, chunk_size=2)(x),
+        "hessian": lambda: torch.func.hessian(function)(x),
+        "jacrev of jacrev": lambda: torch.func.jacrev(torch.func.jacrev(function))(x),
+        "jacfwd of jacrev": lambda: torch.func.jacfwd(torch.func.jacrev(function))(x),
+        "third": lambda: grad(lambda x: grad(lambda x: grad(function)(x).sum())(x).square().sum())(
+            x
+        ),
+        "forward over a pulled gradient": lambda: torch.func.jvp(
+            torch.func.vjp(units, x)[1], (units(x),), (2 * units(x),)
+        )[1],
+    }
+    for name, derivative in derivatives.items():
+        before = taken.count
+        result = derivative()
+        assert taken.count > before or "jacfwd" in name or name == "hessian", name
+        expected = plain(derivative)
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@every_kernel
+@pytest.mark.parametrize("soft", [False, True])
+def test_vmap(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
+    x, y = data(loss, 3, 2, soft=soft)
+    per_sample = torch.func.grad_and_value(loss)
+    vmap = torch.func.vmap
+    where = x[:, :, :, 0] > -1
+    extra = torch.tensor(0)
+
+    def with_where(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
+        where = where.unsqueeze(-3) if loss is focal else where
+        return loss(x, y, where=where) if loss is not binary else loss(x, y, class_dim=-3)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "vmap": lambda: vmap(loss)(x[0], y[0]),
+        "vmap of grad": lambda: vmap(per_sample)(x[0], y[0]),
+        "one target": lambda: vmap(per_sample, in_dims=(0, None))(x[0], y[0, 0]),
+        "one prediction": lambda: vmap(per_sample, in_dims=(None, 0))(x[0, 0], y[0]),
+        "another axis": lambda: vmap(per_sample, in_dims=(2, 2))(
+            x[0].movedim(0, 2), y[0].movedim(0, 2)
+        ),
+        "chunks": lambda: vmap(per_sample, chunk_size=1)(x[0], y[0]),
+        "nested": lambda: vmap(vmap(per_sample))(x, y),
+        "nothing mapped inside": lambda: vmap(lambda _: per_sample(x[0, 0], y[0, 0]))(
+            extra.expand(2)
+        ),
+        "gradient of vmap": lambda: torch.func.grad(lambda x: vmap(loss)(x, y[0]).sum())(x[0]),
+        "where": lambda: vmap(vmap(torch.func.grad_and_value(with_where)))(x, y, where),
+    }
+    for name, call in calls.items():
+        before = taken.count
+        result = call()
+        assert taken.count > before, name
+        torch.testing.assert_close(result, plain(call), rtol=1e-9, atol=1e-11, msg=name)
+
+
+@every_kernel
+@pytest.mark.parametrize("soft", [False, True])
+def test_finite_differences(loss: Loss, soft: bool, taken: Taken) -> None:
+    x, y = data(loss, size=1, soft=soft)
+    x.requires_grad_()
+    torch.autograd.gradcheck(
+        lambda x: loss(x, y), x, check_forward_ad=True, check_batched_grad=True
+    )
+    torch.autograd.gradgradcheck(
+        lambda x: loss(x, y), x, check_fwd_over_rev=True, check_batched_grad=True
+    )
+    assert taken.count
+
+
+@every_kernel
+def test_the_older_way_to_map_gradients(loss: Loss, taken: Taken, plain: Any) -> None:
+    x, y = data(loss, size=1)
+    x.requires_grad_()
+
+    def rows() -> Tensor:
+        units = loss(x, y, reduction="none").flatten()
+        (result,) = torch.autograd.grad(
+            units, x, torch.eye(len(units)).to(x), is_grads_batched=True
+        )
+        return result
+
+    def hessian() -> Any:
+        return torch.autograd.functional.hessian(lambda x: loss(x, y), x, vectorize=True)
+
+    for function in (rows, hessian):
+        before = taken.count
+        result = function()
+        assert taken.count > before
+        close(result, plain(function))
+
+
+@pytest.mark.parametrize("loss", [binary, focal])
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradients_of_the_target(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
+    x, y = data(loss, size=2, soft=soft)
+    both = torch.func.grad(loss, (0, 1))
+    close(both(x, y), plain(lambda: both(x, y)))
+    second = torch.func.grad(lambda x, y: sum(g.square().sum() for g in both(x, y)), (0, 1))
+    close(second(x, y), plain(lambda: second(x, y)))
+    mapped = torch.func.vmap(lambda y: both(x, y))
+    close(mapped(torch.stack([y, 1 - y])), plain(lambda: mapped(torch.stack([y, 1 - y]))))
+    assert taken.count
+
+
+@every_kernel
+def test_checkpoint_and_a_second_backward(loss: Loss, taken: Taken) -> None:
+    x, y = data(loss)
+    expected = torch.func.grad(loss)(x, y)
+    x.requires_grad_()
+    for reentrant in (False, True):
+        value = checkpoint(lambda x: loss(x * 1.0, y), x, use_reentrant=reentrant)
+        close(torch.autograd.grad(value, x)[0] if not reentrant else _backward(value, x), expected)
+    value = loss(x, y)
+    for _ in range(2):
+        close(torch.autograd.grad(value, x, retain_graph=True)[0], expected)
+    assert taken.count
+
+
+def _backward(value: Tensor, x: Tensor) -> Tensor:
+    value.backward()
+    assert x.grad is not None
+    return x.grad
+
+
+@every_kernel
+def test_a_compiled_gradient_equals_the_fused_one(loss: Loss, taken: Taken) -> None:
+    x, y = data(loss)
+    both = torch.func.grad_and_value(loss)
+    expected = both(x, y)
+    close(torch.compile(both, fullgraph=True, backend="aot_eager")(x, y), expected)
+
+
+@every_kernel
+def test_autocast_does_not_lower_the_precision(loss: Loss, taken: Taken) -> None:
+    x, y = data(loss, size=20)
+    x = x.float()
+    expected = torch.func.grad_and_value(loss)(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.func.grad_and_value(loss)(x, y)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+# Accuracy, against float64
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b).norm() / b.norm())
+
+
+@every_kernel
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_accuracy_on_large_tensors(
+    loss: Loss, soft: bool, masked: bool, dtype: torch.dtype, plain: Any
+) -> None:
+    x, y = data(loss, size=200, soft=soft)
+    x = x.to(dtype)
+    options: dict[str, Any] = {}
+    if masked:
+        where = torch.rand(2, 3, 200, 201, generator=torch.Generator().manual_seed(1)) > 0.4
+        options["where"] = where if loss in (binary, focal) else where[:, 0]
+        spoilt = torch.where(where if loss in (binary, focal) else where[:, :1], x, torch.nan)
+        y = torch.where(options["where"], y, 255)
+    scale = 4096.0  # else the mean over many pixels leaves the range of float16
+    both = torch.func.grad_and_value(lambda x: scale * loss(x, y, **options))
+    gradient, value = both(spoilt.to(dtype) if masked else x)
+    exact_gradient, exact = plain(lambda: both(x.double()))
+    assert value.dtype == torch.float32
+    assert gradient.dtype == dtype
+    assert abs(float(value) / float(exact) - 1) < 5e-7
+    limit = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}[dtype]
+    assert relative(gradient, exact_gradient) < limit
+    if masked:
+        assert not gradient[~where if loss in (binary, focal) else ~where[:, :1].expand_as(x)].any()
+
+
+@every_kernel
+@pytest.mark.parametrize("gap", [1e-3, 5.0, 17.0, 40.0, 80.0, 87.0, 1e4])
+@pytest.mark.parametrize("right", [False, True])
+def test_relative_accuracy_of_confident_predictions(
+    loss: Loss, gap: float, right: bool, taken: Taken, plain: Any
+) -> None:
+    _, y = data(loss, size=20)
+    if loss in (binary, focal):
+        x = gap * (2 * y - 1)
+    else:
+        x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
+        x = x + 300  # an offset that softmax must not feel
+    x = (x if right else -x).float()
+    options = {"smooth": 0.0} if loss in (binary, classes) else {}
+    both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
+    gradient, value = both(x)
+    exact_gradient, exact = plain(lambda: both(x.double()))
+    tiny = 1e-36  # below, float32 has no digits left
+    assert abs(float(value) - float(exact)) <= 2e-6 * max(float(exact), tiny)
+    assert (gradient - exact_gradient).norm() <= 1e-5 * exact_gradient.norm().clamp_min(tiny)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16])
+@pytest.mark.parametrize("loss", [binary, focal])
+def test_masks_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None:
+    x, y = data(loss)
+    torch.testing.assert_close(loss(x, y.to(kind)), loss(x, y), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int32])
+@pytest.mark.parametrize("loss", [classes, entropy])
+def test_labels_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None:
+    x, labels = data(loss)
+    torch.testing.assert_close(loss(x, labels.to(kind)), loss(x, labels), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", [binary, focal])
+def test_one_soft_pixel_among_hard_ones(loss: Loss, taken: Taken, plain: Any) -> None:
+    x, y = data(loss, size=20)
+    y[1, 2, 3, 4] = 0.3
+    both = torch.func.grad_and_value(loss)
+    close(both(x, y), plain(lambda: both(x, y)))
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": (0, 2, 3)}, {"dim": (1, 2, 3)}, {"dim": (3,)}])
+@pytest.mark.parametrize("kind", ["masks", "labels"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "expanded", "sliced"])
+def test_regions_and_layouts(
+    options: dict[str, Any], kind: str, layout: str, taken: Taken, plain: Any
+) -> None:
+    x, y = data(binary if kind == "masks" else classes, size=6)
+    if layout == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "expanded":
+        x = x[:1].expand_as(x)
+    elif layout == "sliced":
+        x, y = x[..., ::2], y[..., ::2]
+    activation = "sigmoid" if kind == "masks" else "softmax"
+
+    def loss(x: Tensor) -> Tensor:
+        return pl.dice_loss(x, y, activation=activation, class_dim=1, **options)
+
+    both = torch.func.grad_and_value(loss)
+    close(both(x), plain(lambda: both(x)))
+    assert taken.count == (0 if kind == "labels" and options == {"dim": (3,)} else 1)
+
+
+@pytest.mark.parametrize("dim", [(1, 2), (0, 1, 2), (1, 2, 3), (2,)])
+def test_classes_last(dim: tuple[int, ...], taken: Taken, plain: Any) -> None:
+    x, labels = data(classes, size=6)
+    x = x.movedim(1, -1).contiguous()
+    options: dict[str, Any] = {"activation": "softmax", "class_dim": -1, "dim": dim}
+    both = torch.func.grad_and_value(lambda x: pl.dice_loss(x, labels, **options))
+    close(both(x), plain(lambda: both(x)))
+    both = torch.func.grad_and_value(lambda x: pl.cross_entropy_loss(x, labels, class_dim=-1))
+    close(both(x), plain(lambda: both(x)))
+    assert taken.count == 2
+
+
+@pytest.mark.parametrize("loss", [classes, entropy])
+@pytest.mark.parametrize("bad", [3, -1, 255])
+def test_a_bad_label_is_refused(loss: Loss, bad: int, taken: Taken) -> None:
+    x, labels = data(loss)
+    labels[1, 0, 0] = bad
+    message = f"{loss.__wrapped__ if hasattr(loss, '__wrapped__') else ''}`target` must hold class"
+    for call in (loss, torch.func.grad(loss), torch.func.vmap(loss)):
+        arguments = (x, labels) if call is not torch.func.vmap else ()
+        with pytest.raises(ValueError, match=message):
+            call(*arguments)
+
+
+# Memory
+
+
+@every_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_is_saved_but_the_inputs(loss: Loss, dtype: torch.dtype) -> None:
+    x, y = data(loss, size=200)
+    x = x.to(dtype).requires_grad_()
+    y = y if y.dtype == torch.long else y.bool()
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        loss(x, y, reduction="sum")
+    large = {t.untyped_storage().data_ptr() for t in saved if t.numel() > 1000}
+    assert large == {x.untyped_storage().data_ptr(), y.untyped_storage().data_ptr()}
+    assert math.isfinite(sum(t.numel() for t in saved))

@@ -84,7 +84,7 @@ def quality_focal_loss(
     Examples:
         >>> logits, quality = torch.tensor([2.0, -1.0, 0.0]), torch.tensor([0.6, 0.0, 0.5])
         >>> quality_focal_loss(logits, quality, reduction="none")
-        tensor([0.0730, 0.0227, 0.0000])
+        tensor([0.0731, 0.0227, 0.0000])
 
     Coming from:
         mmdetection's `QualityFocalLoss` calls the exponent `beta`, takes labels and scores, and
@@ -200,7 +200,7 @@ def distribution_focal_loss(
     Examples:
         >>> logits = torch.tensor([[0.0, 2.0, 1.0, -1.0], [0.0, 0.0, 3.0, 0.0]])
         >>> distribution_focal_loss(logits, torch.tensor([1.25, 2.0]), reduction="none")
-        tensor([0.6931, 0.1392])
+        tensor([0.6902, 0.1392])
 
     Coming from:
         mmdetection's `DistributionFocalLoss`: same value. ultralytics' `DFLoss` clamps its target

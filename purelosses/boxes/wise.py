@@ -94,7 +94,7 @@ def wiou_loss(
         >>> target = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0]])
         >>> state = wiou_update(wiou_init(), boxes, target)
         >>> wiou_loss(state, boxes, target, reduction="none")
-        tensor([1.0762, 1.7993])
+        tensor([1.0832, 1.7956])
 
     Coming from:
         The authors' `IouLoss(ltype="WIoU", monotonous=None | True | False)` is version 1, 2, 3. It

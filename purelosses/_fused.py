@@ -52,6 +52,8 @@ THRESHOLD = 1 << 16
 SHORTEST = 1 << 10
 # Elements of a block: few enough to stay in cache, enough to amortise the calls.
 BLOCK = 1 << 19
+# Sums of exponentials below which those that the fast form of exp takes for 0 would show.
+UNDERFLOW = 1e-37
 
 
 # When
@@ -405,29 +407,45 @@ def _binary_value(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tens
     ones = memory.new_ones(size // 2 if bce else 0)
     for rows, columns in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[rows, columns]
-        counts = one if keep is None else _cleaned(keep, wide, None)
+        counts = None if keep is None else _cleaned(keep, wide, None)
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
-        rest, sign, error = memory[:, : target.numel()].view(3, *target.shape).unbind()
-        torch.sub(counts, target, out=rest)
-        torch.sub(one, target, out=sign).sub_(target)
+        sign, error, product = memory[:, : target.numel()].view(3, *target.shape).unbind()
+
+        def dot(a: Tensor, b: Tensor, product: Tensor = product) -> Tensor:
+            return torch.mul(a, b, out=product).sum(-1)
+
+        torch.sub(one, target, alpha=2, out=sign)
         if _hard(sign):
             z = sign.mul_(logits)
             torch.sigmoid(z, out=error)
-            fn, fp = _dot(error, target), _dot(error, rest)
+            if counts is not None:
+                error.mul_(counts)
+            whole, wrong = target.sum(-1), error.sum(-1)
+            rest = (target.shape[-1] if counts is None else counts.sum(-1)) - whole
+            fn = dot(error, target)
+            fp = wrong - fn
+            tp, tn = whole - fn, rest - fp
+            parts = [tp, fp, fn, tn]
+            small = torch.stack([tp, tn, fp]) < 0.25 * torch.stack([whole, rest, wrong])
+            if small.any().tolist():  # there these differences lose digits
+                others = (one if counts is None else counts) - target
+                right = torch.sigmoid(z.neg())
+                parts = [dot(right, target), dot(error, others), fn, dot(right, others)]
             if bce:
-                if keep is not None:
-                    error.mul_(counts)
                 surprise = z.clamp_min_(0.0).sum(-1)
                 share = torch.minimum(error, torch.sub(one, error, out=z), out=error)
                 surprise += _log_of_rest(share, ones.expand(len(share), -1))
+                parts.append(surprise)
         else:
-            fp = _dot(torch.sigmoid(logits, out=error), rest)
+            others = (one if counts is None else counts) - target
             z = torch.neg(logits, out=sign)
-            fn = _dot(torch.sigmoid(z, out=error), target)
+            p = torch.sigmoid(logits, out=error)
+            parts = [dot(p, target), dot(p, others)]
+            q = torch.sigmoid(z, out=error)
+            parts += [dot(q, target), dot(q, others)]
             if bce:
-                surprise = _dot(softplus(logits), rest) + _dot(softplus(z), target)
-        parts = [target.sum(-1) - fn, fp, fn, rest.sum(-1) - fp]
-        sums[rows] += torch.stack([*parts, surprise] if bce else parts, -1)
+                parts.append(dot(softplus(logits), others) + dot(softplus(z), target))
+        sums[rows] += torch.stack(parts, -1)
     return sums.to(wide)
 
 
@@ -437,33 +455,41 @@ def _binary_gradient(bce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: T
     memory = x.new_empty(2, size, dtype=wide)
     one = x.new_ones((), dtype=wide)
     g = g.to(wide).unsqueeze(-1)
+    bce = bce and bool(g[:, 4].any().tolist())
     of_rest, of_target = g[:, 1] - g[:, 3], g[:, 2] - g[:, 0]
-    of_both = of_target - of_rest
+    jump = -of_target - of_rest
+    # Whether adding the jump keeps the digits of the target's slope; `lerp` always does, slowly.
+    steady = bool((of_rest.abs() <= 4 * of_target.abs()).all().tolist())
     for rows, columns in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[rows, columns]
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
         sign, error = memory[:, : target.numel()].view(2, *target.shape).unbind()
         into = result[rows, columns]
         out = into if into.dtype == wide else torch.empty_like(logits)
-        torch.mul(target, -2.0, out=sign).add_(one)
+        torch.sub(one, target, alpha=2, out=sign)
         if _hard(sign):
-            torch.mul(sign, logits, out=error).sigmoid_()
-            torch.mul(target, of_both[rows], out=out).add_(of_rest[rows])
+            torch.mul(sign, logits, out=error)
+            if not bce:  # else its slope, the error itself, is so large that this does not show
+                error.abs_().neg_()  # p (1 - p) keeps its digits where p is not near 1
+            error.sigmoid_()
+            # The slope by the error, times the sign of z.
+            if steady:
+                torch.mul(target, jump[rows], out=out).add_(of_rest[rows])
+            else:
+                torch.lerp(of_rest[rows], -of_target[rows], target, out=out)
             torch.ops.aten.sigmoid_backward.grad_input(out, error, grad_input=out)
             if bce:
-                out.add_(error.mul_(g[rows, 4]))
-            out.mul_(sign)
+                out.addcmul_(error.mul_(g[rows, 4]), sign)
         else:
-            out.zero_()
-            for z, weight, slope in (
-                (logits, one - target, of_rest[rows]),
-                (-logits, -target, of_target[rows]),
-            ):
-                torch.sigmoid(z, out=error)
-                torch.sub(one, error, out=sign).mul_(slope)
-                if bce:
-                    sign.add_(g[rows, 4])
-                out.addcmul_(sign.mul_(error), weight)
+            # The slopes of both errors, p of the rest and 1 - p of the target.
+            p, q = torch.sigmoid(logits, out=error), torch.sigmoid(-logits, out=sign)
+            slope = p * of_target[rows]
+            torch.mul(q, of_rest[rows], out=out)
+            if bce:
+                slope.add_(g[rows, 4])
+                out.add_(g[rows, 4])
+            out.mul_(p).mul_(one - target)
+            out.addcmul_(slope.mul_(q), target, value=-1.0)
         if keep is not None:
             out.mul_(_cleaned(keep, wide, None))
         if out is not into:
@@ -593,19 +619,27 @@ def _pixels(
                 at = torch.add(numbers[:pixels], labels, alpha=pixels)
             torch.sub(logits, logits.amax(0), out=others)
             below = None if function is None else flat.index_select(0, at)
-            if wide == torch.float64:
-                others.exp_()
-            else:
-                # e^b = 1 / (1 / s - 1) with s = sigmoid(b), much faster than `exp`; b is at most 0,
-                # so that 1 / s is at least 2 and nothing cancels.
-                others.sigmoid_().reciprocal_().sub_(1.0).reciprocal_()
-            label = flat.index_select(0, at)
-            flat.scatter_(0, at, torch.zeros_like(label))
-            rest = others.sum(0)
+            label, rest = _exponentials(others, flat, at, exact=wide == torch.float64)
+            if bool((rest.amin() < UNDERFLOW).tolist()):
+                torch.sub(logits, logits.amax(0), out=others)
+                label, rest = _exponentials(others, flat, at, exact=True)
             scale = (rest + label).reciprocal_()
             if keep is not None:
                 scale.mul_(_cleaned(keep, wide, None))
             yield a, columns, _Pixels(labels, others, label, rest, scale, below, keep)
+
+
+def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    """exp of the logits in place, that of the labels moved out; and the sum of what is left."""
+    if exact:
+        others.exp_()
+    else:
+        # e^b = 1 / (1 / s - 1) with s = sigmoid(b), faster than `exp`; b is at most 0, so that
+        # 1 / s is at least 2 and nothing cancels. Below -88 it is 0.
+        others.sigmoid_().reciprocal_().sub_(1.0).reciprocal_()
+    label = flat.index_select(0, at)
+    flat.scatter_(0, at, torch.zeros_like(label))
+    return label, others.sum(0)
 
 
 def _class_value(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
@@ -616,10 +650,8 @@ def _class_value(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | 
             by_label[3] = block.cross_entropy()
         for row, values in by_label.items():
             sums[a, row].scatter_add_(0, block.labels, values.double())
-        if block.others.is_contiguous():
-            sums[a, 1] += torch.mv(block.others, block.scale)
-        else:  # there it adds one after another, and the errors grow
-            sums[a, 1] += (block.others * block.scale).sum(1)
+        # Not by `mv`, which adds one after another and loses digits.
+        sums[a, 1] += block.others.mul_(block.scale).sum(1)
     return sums.mT.to(_wide(x))
 
 

@@ -71,12 +71,14 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]
 
 # Laws
 
+# One for each kernel, and the one that asks for true negatives; the others take a minute more.
+QUICK = {"cross_entropy_loss", "dice_bce_loss", "dice_ce_loss", "mcc_loss", "sigmoid_focal_loss"}
 
-# Cells that the fused path does not keep yet: a defect, and the plain formula keeps them.
-NOT_YET = {("N7", "cross_entropy_loss"), ("E3", "mcc_loss")}
 
-
-@pytest.mark.parametrize("name", AFFECTED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in AFFECTED],
+)
 @pytest.mark.parametrize(
     "law",
     [
@@ -89,8 +91,7 @@ def test_law(law: Law, name: str, taken: Taken) -> None:
     spec = LOSSES[name]
     module = getattr(purelosses.nn, spec.module)
     evidence = combine(judge(law, subject) for subject in subjects(spec, module))
-    broken = (law.code, name) in NOT_YET
-    assert (evidence.status == "fail") == broken, f"{law.statement} {evidence.detail}"
+    assert evidence.status != "fail", f"{law.statement} {evidence.detail}"
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -432,6 +433,35 @@ def test_relative_accuracy_of_confident_predictions(
     tiny = 1e-36  # below, float32 has no digits left
     assert abs(float(value) - float(exact)) <= 2e-6 * max(float(exact), tiny)
     assert (gradient - exact_gradient).norm() <= 1e-5 * exact_gradient.norm().clamp_min(tiny)
+
+
+@pytest.mark.parametrize("loss", [pl.dice_loss, pl.mcc_loss])
+@pytest.mark.parametrize("logit", [2.0, -4.6, -16.0])
+@pytest.mark.parametrize("foreground", [0.0, 0.02, 1.0])
+def test_equal_pixels_and_predictions_that_are_nearly_all_wrong(
+    loss: Loss, logit: float, foreground: float, plain: Any
+) -> None:
+    """Sums of many equal terms lose digits in long dot products, TP = T - FN where FN is most."""
+    x = torch.full((1, 512, 512), logit)
+    y = torch.zeros(x.shape)
+    y[:, : int(512 * foreground)] = 1.0
+    both = torch.func.grad_and_value(lambda x: loss(x, y, activation="sigmoid", smooth=1e-6))
+    gradient, value = both(x)
+    exact_gradient, exact = plain(lambda: both(x.double()))
+    assert abs(float(value) / float(exact) - 1) < 2e-6
+    assert relative(gradient, exact_gradient) < 1e-5
+
+
+def test_equal_pixels_of_two_classes(plain: Any) -> None:
+    x = torch.tensor([0.3, -0.4]).view(1, 2, 1, 1).expand(1, 2, 512, 512).contiguous()
+    y = torch.zeros(1, 512, 512, dtype=torch.long)
+    both = torch.func.grad_and_value(
+        lambda x: pl.dice_loss(x, y, activation="softmax", class_dim=1, reduction="none")[0, 1]
+    )
+    gradient, value = both(x)
+    exact_gradient, exact = plain(lambda: both(x.double()))
+    assert abs(float(value) / float(exact) - 1) < 2e-6
+    assert relative(gradient, exact_gradient) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16])

@@ -98,12 +98,7 @@ def test_monai_dice_of_a_nearly_perfect_prediction_on_an_empty_mask():
     [
         8,
         64,
-        pytest.param(
-            512,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the fused path sums in blocks: this gradient is 6e-5 off"
-            ),
-        ),
+        512,
     ],
 )
 def test_ten_of_fifteen_peers_have_no_gradient_on_an_empty_mask(size, smooth):

@@ -55,7 +55,8 @@ OURS = "purelosses"
 ALLOCATORS = {
     "default": {},
     "huge": {"THP_MEM_ALLOC_ENABLE": "1"},
-    "warm": {"MALLOC_MMAP_THRESHOLD_": str(1 << 40), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)},
+    # 32 MiB is the largest threshold that glibc takes.
+    "warm": {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)},
 }
 
 Call = Callable[[], Any]

@@ -47,7 +47,7 @@ except (ImportError, AttributeError):  # pragma: no cover
     AVAILABLE = False
 
 # Elements below which the plain formula is faster.
-THRESHOLD = 1 << 16
+THRESHOLD = 1 << 17
 # Elements below which a row is too short for blocks.
 SHORTEST = 1 << 10
 # Elements of a block: few enough to stay in cache, enough to amortise the calls.
@@ -118,7 +118,7 @@ def overlap(
             where = where.unsqueeze(class_dim)
         kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, "bce" in extras)
         x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
-        sums = _run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
+        sums = run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
         names = ["tp", "fp", "fn", "tn", "bce"]
         left = [axis for axis in dim if axis < split]
     elif activation == "softmax" and labels and set(extras) <= {"ce"}:
@@ -131,7 +131,7 @@ def overlap(
             return None
         kernel = _kernel(_class_value, _class_gradient, _class_formula, function, "ce" in extras)
         y, keep = (_rows(t, target.shape, split) for t in (target, where))
-        sums = _run(kernel, _classes(prediction, split, class_dim), y, keep)
+        sums = run(kernel, _classes(prediction, split, class_dim), y, keep)
         sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
         names = ["tp", "fp", "fn", "ce"]
         left = [axis for axis in dim if axis < split] + [split] * (class_dim in dim)
@@ -154,7 +154,7 @@ def cross_entropy(
         return None
     kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, function)
     y, keep = (_rows(t, labels.shape, split) for t in (labels, where))
-    return _run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
+    return run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
 
 
 def focal(
@@ -180,7 +180,7 @@ def focal(
     options = float(gamma), None if alpha is None else (1.0 - alpha, float(alpha))
     kernel = Kernel(partial(_focal_value, *options), partial(_focal_gradient, *options), cleaned)
     x, y, keep = (_rows(t, logits.shape, 0) for t in (logits, target, where))
-    return _run(kernel, x, y, keep).reshape(logits.shape)
+    return run(kernel, x, y, keep).reshape(logits.shape)
 
 
 def _tail(dim: tuple[int, ...], end: int) -> int:
@@ -285,7 +285,7 @@ def _saved(ctx: Any) -> list[Any]:
     return [None if t is None else _unwrap_if_dead(t) for t in ctx.saved_tensors]
 
 
-def _run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None) -> Tensor:
+def run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None) -> Tensor:
     result: Tensor = _Value.apply(kernel, x, y, where)  # type: ignore[no-untyped-call]
     return result
 
@@ -518,10 +518,15 @@ def _focal_value(
 ) -> Tensor:
     result = x.new_empty(x.shape, dtype=_wide(x))
     for at, terms in _errors(x, y, where, shares):
-        result[at] = 0.0
-        for z, _, weight in terms:
-            losses = softplus(z).mul_(z.sigmoid().pow_(gamma))
-            result[at] += losses if weight is None else losses.mul_(weight)
+        into = result[at]
+        for i, (error, _, surprise, slope) in enumerate(terms):
+            factor = error.pow_(gamma)
+            if slope is not None:
+                factor.mul_(slope.abs_())
+            if i == 0:
+                torch.mul(surprise, factor, out=into)
+            else:
+                into.addcmul_(surprise, factor)
     return result
 
 
@@ -534,35 +539,54 @@ def _focal_gradient(
     g: Tensor,
 ) -> Tensor:
     result = torch.empty_like(x)
-    for at, terms in _errors(x, y, where, shares):
+    for at, terms in _errors(x, y, where, shares or (1.0, 1.0)):
         slopes = []
-        for z, sign, weight in terms:
-            slope = softplus(z)
-            error = z.sigmoid_()
-            slope.mul_((1.0 - error).mul_(gamma)).add_(error).mul_(error.pow_(gamma)).mul_(sign)
-            slopes.append(slope if weight is None else slope.mul_(weight))
-        torch.mul(sum(slopes[1:], slopes[0]), g[at], out=result[at])
+        for error, rest, surprise, slope in terms:
+            torch.addcmul(error, surprise, rest, value=gamma, out=surprise)
+            surprise.mul_(error.pow_(gamma))
+            slopes.append(surprise.mul_(slope))
+        total = slopes[0] if len(slopes) == 1 else slopes[0].add_(slopes[1])
+        torch.mul(total, g[at], out=result[at])
     return result
 
 
 def _errors(
     x: Tensor, y: Tensor, where: Tensor | None, shares: tuple[float, float] | None
-) -> Iterator[tuple[tuple[slice, slice], list[tuple[Tensor, Tensor, Tensor | None]]]]:
-    """Blocks of the logits z of errors, with dz/dx and a weight: one for hard targets, else two."""
-    wide, (of_rest, of_target) = _wide(x), shares or (1.0, 1.0)
+) -> Iterator[tuple[tuple[slice, slice], list[tuple[Any, ...]]]]:
+    """Blocks of the error e = sigmoid(z), 1 - e, softplus(z) and dz/dx times a weight.
+
+    One of each for hard targets, else two. Without shares, hard targets have no last one.
+    """
+    wide, size, (of_rest, of_target) = _wide(x), _size(x, 16), shares or (1.0, 1.0)
+    memory = x.new_empty(4, size, dtype=wide)
     one = x.new_ones((), dtype=wide)
-    for at in _blocks(x.shape[0], x.shape[1], _size(x, 32)):
+    for at in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[at]
         logits, target = (_cleaned(t[at], wide, keep) for t in (x, y))
-        sign = torch.mul(target, -2.0).add_(one)
+        buffers = memory[:, : target.numel()].view(4, *target.shape)
+        sign = torch.sub(one, target, alpha=2, out=buffers[0])
         if _hard(sign):
-            weight = None
+            error, rest, surprise = _surprise(sign.mul_(logits), *buffers[1:])
+            slope = None
             if shares is not None:
-                weight = torch.mul(target, of_target - of_rest).add_(of_rest)
-            yield at, [(sign * logits, sign, weight)]
+                slope = torch.sub(one, target, out=buffers[3])
+                slope.mul_(of_rest).sub_(target, alpha=of_target)
+            yield at, [(error, rest, surprise, slope)]
         else:
-            rest = (one - target).mul_(of_rest)
-            yield at, [(logits.clone(), one, rest), (-logits, -one, target * of_target)]
+            of_zero = *_surprise(logits.clone(), *buffers[1:]), (one - target).mul_(of_rest)
+            of_one = *_surprise(-logits, *torch.empty_like(buffers[1:])), target * -of_target
+            yield at, [of_zero, of_one]
+
+
+def _surprise(z: Tensor, error: Tensor, rest: Tensor, log: Tensor) -> tuple[Tensor, ...]:
+    """sigmoid(z), 1 - sigmoid(z) and softplus(z), which takes the place of z.
+
+    softplus(z) = max(z, 0) - log(1 - e) with e the smaller one of both, and e is at hand.
+    """
+    torch.sigmoid(z, out=error)
+    torch.sub(z.new_ones(()), error, out=rest)
+    torch.minimum(error, rest, out=log).neg_().log1p_()
+    return error, rest, z.clamp_min_(0.0).sub_(log)
 
 
 # Exclusive classes: logits (A, C, P) and labels (A, P). TP, FP, FN and, if asked for, CE of every

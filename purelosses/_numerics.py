@@ -28,13 +28,14 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
 
 
-def share(part: Tensor, rest: Tensor) -> Tensor:
-    """part / (part + rest) of positive numbers, 0 for 0 / 0, accurate in value and in gradient.
+def share(part: Tensor, rest: Tensor, empty: float = 0.0) -> Tensor:
+    """part / (part + rest) of positive numbers, accurate in value and in gradient; `empty` for 0/0.
 
     Near 1 the derivative of the plain quotient cancels, near 0 the value of 1 - rest / whole does.
     """
-    whole = part + rest
-    return torch.where(part > rest, 1 - safe_divide(rest, whole), safe_divide(part, whole))
+    zero = part + rest == 0
+    whole = torch.where(zero, 1.0, part + rest)
+    return torch.where(zero, empty, torch.where(part > rest, 1 - rest / whole, part / whole))
 
 
 def weighted(weight: Tensor, value: Tensor) -> Tensor:

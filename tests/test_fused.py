@@ -21,17 +21,27 @@ from purelosses.registry import LOSSES
 
 # The losses that have a case on the fused path.
 AFFECTED = (
+    "alpha_iou_loss",
+    "ciou_loss",
     "cross_entropy_loss",
     "dice_bce_loss",
     "dice_ce_loss",
     "dice_loss",
+    "diou_loss",
+    "eiou_loss",
+    "focal_eiou_loss",
     "focal_tversky_loss",
     "generalized_dice_loss",
+    "giou_loss",
+    "iou_loss",
     "jaccard_loss",
     "log_cosh_dice_loss",
     "mcc_loss",
+    "mpdiou_loss",
     "sigmoid_focal_loss",
+    "siou_loss",
     "tversky_loss",
+    "wiou_loss",
 )
 
 
@@ -47,13 +57,13 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     monkeypatch.setattr(_fused, "THRESHOLD", 1)
     monkeypatch.setattr(_fused, "SHORTEST", 1)
     monkeypatch.setattr(_fused, "BLOCK", 64)
-    counter, run = Taken(), _fused._run
+    counter, run = Taken(), _fused.run
 
     def counted(*arguments: Any) -> Tensor:
         counter.count += 1
         return run(*arguments)
 
-    monkeypatch.setattr(_fused, "_run", counted)
+    monkeypatch.setattr(_fused, "run", counted)
     return counter
 
 
@@ -72,7 +82,14 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]
 # Laws
 
 # One for each kernel, and the one that asks for true negatives; the others take a minute more.
-QUICK = {"cross_entropy_loss", "dice_bce_loss", "dice_ce_loss", "mcc_loss", "sigmoid_focal_loss"}
+QUICK = {
+    "cross_entropy_loss",
+    "dice_bce_loss",
+    "dice_ce_loss",
+    "giou_loss",
+    "mcc_loss",
+    "sigmoid_focal_loss",
+}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +163,7 @@ def close(a: Any, b: Any) -> None:
 @every_kernel
 def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    monkeypatch.setattr(_fused, "_run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
+    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
     x, y = data(loss, size=3)
     loss(x, y)
     assert not runs
@@ -160,7 +177,7 @@ def test_under_vmap_the_size_is_that_of_the_whole(
     loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    monkeypatch.setattr(_fused, "_run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
+    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
     monkeypatch.setattr(_fused, "THRESHOLD", 5000)
     monkeypatch.setattr(_fused, "SHORTEST", 1)
     x, y = data(loss, 50, size=5)
@@ -548,3 +565,52 @@ def test_nothing_is_saved_but_the_inputs(loss: Loss, dtype: torch.dtype) -> None
     large = {t.untyped_storage().data_ptr() for t in saved if t.numel() > 1000}
     assert large == {x.untyped_storage().data_ptr(), y.untyped_storage().data_ptr()}
     assert math.isfinite(sum(t.numel() for t in saved))
+
+
+# Boxes: the parts of the enclosing box
+
+
+BOXES = (pl.iou_loss, pl.giou_loss, pl.ciou_loss)
+
+
+def boxes(n: int, kind: str) -> tuple[Tensor, Tensor]:
+    """Pairs of boxes; whole numbers make them touch, coincide, vanish and turn inside out."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, n, 4, generator=generator, dtype=torch.float64).mul_(6).unbind()
+    return (x.floor(), y.floor()) if kind == "whole" else (x, y)
+
+
+@pytest.mark.parametrize("loss", BOXES)
+@pytest.mark.parametrize("kind", ["real", "whole"])
+def test_boxes(loss: Loss, kind: str, taken: Taken, plain: Any) -> None:
+    x, y = boxes(3000, kind)
+
+    def both(x: Tensor, y: Tensor) -> Any:
+        return torch.func.grad_and_value(loss, argnums=(0, 1))(x, y)
+
+    vmap = torch.func.vmap
+    calls: dict[str, Callable[[], Any]] = {
+        "both gradients": lambda: both(x, y),
+        "vmap": lambda: vmap(both)(x.view(30, 100, 4), y.view(30, 100, 4)),
+        "pairwise": lambda: vmap(vmap(loss, (None, 0)), (0, None))(x[:20], y[:30]),
+        "hessian": lambda: torch.func.hessian(loss)(x[:9], y[:9]),
+        "second": lambda: torch.func.jacrev(torch.func.jacrev(loss))(x[:9], y[:9]),
+        "where": lambda: loss(x, y, where=x[:, 0] > 3),
+        "fmt": lambda: loss(x, y, fmt="cxcywh"),
+    }
+    for name, call in calls.items():
+        before = taken.count
+        result = call()
+        assert taken.count > before or name == "hessian", name
+        torch.testing.assert_close(result, plain(call), rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("loss", BOXES)
+def test_accuracy_of_boxes(loss: Loss, plain: Any) -> None:
+    x, y = boxes(70_000, "real")
+    x = torch.cat([x[:30_000], y[30_000:] + 1e-4 * x[30_000:]])
+    both = torch.func.grad_and_value(loss)
+    gradient, value = both(x.float(), y.float())
+    exact_gradient, exact = plain(lambda: both(x.float().double(), y.float().double()))
+    assert abs(float(value) / float(exact) - 1) < 5e-7
+    assert relative(gradient, exact_gradient) < 2e-6

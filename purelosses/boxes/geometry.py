@@ -21,12 +21,20 @@ from purelosses._checks import (
 )
 from purelosses._numerics import power, promote, safe_divide, share
 from purelosses._types import Reduction
+from purelosses.boxes import kernel
 
 Format: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
 
 
+class Corners(NamedTuple):
+    """Both corners of a predicted box and of its target, low and high, along the first axis."""
+
+    prediction: Tensor
+    target: Tensor
+
+
 class Pair(NamedTuple):
-    """The corners of a predicted box and of its target.
+    """The corners of predicted boxes and of their targets, side by side.
 
     The first axis of each tensor is that of space (x, y, z), the second one holds prediction and
     target, and the others are those of the boxes. So a coordinate lies in one piece of memory.
@@ -72,7 +80,7 @@ class Areas(NamedTuple):
     neither: Tensor
 
 
-def pair(
+def corners(
     function: str,
     boxes: Tensor,
     target: Tensor,
@@ -81,7 +89,7 @@ def pair(
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
     dimensions: tuple[int, ...] = (2, 3),
-) -> Pair:
+) -> Corners:
     """The corners of checked boxes; points at the origin where `where` is False."""
     check_floating(function, "boxes", boxes)
     if not boxes.ndim or boxes.shape[-1] not in [2 * n for n in dimensions]:
@@ -100,15 +108,25 @@ def pair(
         check_where(function, where, units, "`boxes` without their last axis", boxes)
         boxes = torch.where(where.unsqueeze(-1), boxes, 0.0)
         target = torch.where(where.unsqueeze(-1), target, 0.0)
-    first, second = torch.stack([boxes.movedim(-1, 0), target.movedim(-1, 0)], 1).chunk(2)
-    if fmt == "xyxy":
-        return Pair(first, second)
+    return Corners(_corners(boxes, fmt), _corners(target, fmt))
+
+
+def _corners(boxes: Tensor, fmt: Format) -> Tensor:
+    boxes = boxes.movedim(-1, 0)
+    first, second = boxes.chunk(2)
     if fmt == "xywh":
-        return Pair(first, first + second)
-    return Pair(first - second / 2, first + second / 2)
+        return torch.cat([first, first + second])
+    if fmt == "cxcywh":
+        return torch.cat([first - second / 2, first + second / 2])
+    return boxes
 
 
-def areas(boxes: Pair) -> Areas:
+def pair(boxes: Corners) -> Pair:
+    low, high = torch.stack(boxes, 1).chunk(2)
+    return Pair(low, high)
+
+
+def areas(boxes: Corners) -> Areas:
     """The enclosing box in four parts.
 
     Along each axis it is made of four lengths: that of both boxes, of each alone, and of the gap
@@ -116,6 +134,16 @@ def areas(boxes: Pair) -> Areas:
     positive: the union less the overlap, for example, is never a difference. An inverted box has
     no length of its own, and what it is inverted by is part of the gap.
     """
+    found = kernel.areas(*boxes, _of_corners) if len(boxes.prediction) == 4 else None
+    return Areas(*(_areas(pair(boxes)) if found is None else found))
+
+
+def _of_corners(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    """The parts (N, 4) of boxes given as corners (N, 4)."""
+    return torch.stack(_areas(pair(Corners(x.mT, y.mT))), -1)
+
+
+def _areas(boxes: Pair) -> Areas:
     overlap = torch.minimum(*boxes.high.unbind(1)) - torch.maximum(*boxes.low.unbind(1))
     first, last = difference(boxes.low), difference(boxes.high)
     # Rectified rather than subtracted: gradients that cancel would leave their rounding behind.
@@ -145,8 +173,7 @@ def iou(area: Areas) -> Tensor:
 
 def missed(area: Areas) -> Tensor:
     """1 - IoU: the share of the union that only one box covers; 1 if there is no union."""
-    one = area.prediction + area.target
-    return torch.where(one + area.both == 0, 1.0, share(one, area.both))
+    return share(area.prediction + area.target, area.both, empty=1.0)
 
 
 def uncovered(area: Areas) -> Tensor:

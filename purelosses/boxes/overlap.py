@@ -12,11 +12,12 @@ from purelosses._reduce import reduce
 from purelosses._types import Reduction
 from purelosses.boxes.geometry import (
     Areas,
+    Corners,
     Format,
     Pair,
     areas,
     aspect,
-    difference,
+    corners,
     distance,
     iou,
     missed,
@@ -28,11 +29,11 @@ from purelosses.boxes.geometry import (
 IoUKind: TypeAlias = Literal["linear", "log", "square"]
 AlphaKind: TypeAlias = Literal["iou", "giou", "diou", "ciou"]
 
-_PENALTIES: dict[str, Callable[[Pair, Areas], tuple[Tensor, ...]]] = {
+_PENALTIES: dict[str, Callable[[Corners, Areas], tuple[Tensor, ...]]] = {
     "iou": lambda boxes, area: (),
     "giou": lambda boxes, area: (uncovered(area),),
-    "diou": lambda boxes, area: (distance(boxes),),
-    "ciou": lambda boxes, area: (distance(boxes), _proportion(boxes, area)),
+    "diou": lambda boxes, area: (distance(pair(boxes)),),
+    "ciou": lambda boxes, area: (distance(pair(boxes)), _proportion(pair(boxes), area)),
 }
 
 
@@ -109,7 +110,7 @@ def iou_loss(
         Yu et al., *UnitBox*, arXiv:1608.01471, for the logarithm; Rahman and Wang, ISVC 2016.
     """
     check_choice("iou_loss", "kind", kind, get_args(IoUKind))
-    area = areas(pair("iou_loss", boxes, target, fmt, where, weights, reduction))
+    area = areas(corners("iou_loss", boxes, target, fmt, where, weights, reduction))
     loss = missed(area)
     if kind == "square":
         loss = loss * (2 - loss)
@@ -175,7 +176,7 @@ def giou_loss(
     Source:
         Rezatofighi et al., *Generalized Intersection over Union*, arXiv:1902.09630.
     """
-    area = areas(pair("giou_loss", boxes, target, fmt, where, weights, reduction))
+    area = areas(corners("giou_loss", boxes, target, fmt, where, weights, reduction))
     return reduce(missed(area) + uncovered(area), reduction, where, weights)
 
 
@@ -232,8 +233,8 @@ def diou_loss(
     Source:
         Zheng et al., *Distance-IoU Loss*, arXiv:1911.08287.
     """
-    both = pair("diou_loss", boxes, target, fmt, where, weights, reduction)
-    return reduce(missed(areas(both)) + distance(both), reduction, where, weights)
+    found = corners("diou_loss", boxes, target, fmt, where, weights, reduction)
+    return reduce(missed(areas(found)) + distance(pair(found)), reduction, where, weights)
 
 
 def ciou_loss(
@@ -298,8 +299,8 @@ def ciou_loss(
         Zheng et al., *Distance-IoU Loss*, arXiv:1911.08287.
     """
     iou_threshold = check_number("ciou_loss", "iou_threshold", iou_threshold, minimum=0, maximum=1)
-    both = pair("ciou_loss", boxes, target, fmt, where, weights, reduction, (2,))
-    area = areas(both)
+    found = corners("ciou_loss", boxes, target, fmt, where, weights, reduction, (2,))
+    both, area = pair(found), areas(found)
     loss = missed(area) + distance(both) + _proportion(both, area, iou_threshold)
     return reduce(loss, reduction, where, weights)
 
@@ -361,8 +362,8 @@ def eiou_loss(
     Source:
         Zhang et al., *Focal and Efficient IOU Loss*, arXiv:2101.08158.
     """
-    both = pair("eiou_loss", boxes, target, fmt, where, weights, reduction)
-    return reduce(_extents(both, areas(both)), reduction, where, weights)
+    found = corners("eiou_loss", boxes, target, fmt, where, weights, reduction)
+    return reduce(_extents(pair(found), areas(found)), reduction, where, weights)
 
 
 def siou_loss(
@@ -428,7 +429,8 @@ def siou_loss(
         Gevorgyan, *SIoU Loss*, arXiv:2205.12740.
     """
     theta = check_number("siou_loss", "theta", theta, minimum=1)
-    both = pair("siou_loss", boxes, target, fmt, where, weights, reduction, (2,))
+    found = corners("siou_loss", boxes, target, fmt, where, weights, reduction, (2,))
+    both = pair(found)
     x, y = both.offset.abs().unbind()
     # By their ratio, which neither overflows nor divides by the square of a tiny number.
     ratio = safe_divide(torch.minimum(x, y), torch.maximum(x, y))
@@ -438,7 +440,7 @@ def siou_loss(
     larger = torch.maximum(*both.size.unbind(1)).clamp_min(0)
     relative = safe_divide(both.growth.abs(), larger)
     shape = power(-torch.expm1(-relative), theta).sum(0)
-    return reduce(missed(areas(both)) + (far + shape) / 2, reduction, where, weights)
+    return reduce(missed(areas(found)) + (far + shape) / 2, reduction, where, weights)
 
 
 def alpha_iou_loss(
@@ -505,9 +507,9 @@ def alpha_iou_loss(
     check_choice(function, "kind", kind, get_args(AlphaKind))
     alpha = check_number(function, "alpha", alpha, above=0)
     dimensions = (2,) if kind == "ciou" else (2, 3)
-    both = pair(function, boxes, target, fmt, where, weights, reduction, dimensions)
-    area = areas(both)
-    penalties = (power(penalty, alpha) for penalty in _PENALTIES[kind](both, area))
+    found = corners(function, boxes, target, fmt, where, weights, reduction, dimensions)
+    area = areas(found)
+    penalties = (power(penalty, alpha) for penalty in _PENALTIES[kind](found, area))
     return reduce(sum(penalties, powered(area, alpha)), reduction, where, weights)
 
 
@@ -568,9 +570,9 @@ def focal_eiou_loss(
         Zhang et al., *Focal and Efficient IOU Loss*, arXiv:2101.08158.
     """
     gamma = check_number("focal_eiou_loss", "gamma", gamma, minimum=0)
-    both = pair("focal_eiou_loss", boxes, target, fmt, where, weights, reduction)
-    area = areas(both)
-    loss = power(iou(area).detach(), gamma) * _extents(both, area)
+    found = corners("focal_eiou_loss", boxes, target, fmt, where, weights, reduction)
+    area = areas(found)
+    loss = power(iou(area).detach(), gamma) * _extents(pair(found), area)
     return reduce(loss, reduction, where, weights)
 
 
@@ -631,9 +633,9 @@ def mpdiou_loss(
         Ma and Xu, *MPDIoU*, arXiv:2307.07662.
     """
     height, width = _check_image_size("mpdiou_loss", image_size)
-    both = pair("mpdiou_loss", boxes, target, fmt, where, weights, reduction, (2,))
-    moved = difference(both.low).square().sum(0) + difference(both.high).square().sum(0)
-    loss = missed(areas(both)) + moved / (height * height + width * width)
+    found = corners("mpdiou_loss", boxes, target, fmt, where, weights, reduction, (2,))
+    moved = (found.prediction - found.target).square().sum(0)
+    loss = missed(areas(found)) + moved / (height * height + width * width)
     return reduce(loss, reduction, where, weights)
 
 

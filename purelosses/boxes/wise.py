@@ -10,7 +10,7 @@ from purelosses._checks import check_choice, check_device, check_number, complai
 from purelosses._numerics import power, promote, safe_divide
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
-from purelosses.boxes.geometry import Format, areas, missed, pair
+from purelosses.boxes.geometry import Format, areas, corners, missed, pair
 
 WIoUVersion: TypeAlias = Literal["v1", "v2", "v3"]
 
@@ -109,10 +109,11 @@ def wiou_loss(
     alpha = check_number(function, "alpha", alpha, above=0)
     delta = check_number(function, "delta", delta, above=0)
     mean = _mean(function, state)
-    both = pair(function, boxes, target, fmt, where, weights, reduction)
+    found = corners(function, boxes, target, fmt, where, weights, reduction)
     check_device(function, "state", mean, boxes)
-    loss = missed(areas(both))
+    loss = missed(areas(found))
     degree = safe_divide(loss.detach(), mean.to(loss.dtype))
+    both = pair(found)
     away = safe_divide(both.offset.square().sum(0), both.span.square().sum(0).detach())
     loss = torch.exp(away) * loss
     if version == "v2":
@@ -159,9 +160,9 @@ def wiou_update(
     function = "wiou_update"
     momentum = check_number(function, "momentum", momentum, minimum=0, maximum=1)
     mean = _mean(function, state)
-    both = pair(function, boxes, target, fmt, where)
+    found = corners(function, boxes, target, fmt, where)
     check_device(function, "state", mean, boxes)
-    losses = missed(areas(both)).detach()
+    losses = missed(areas(found)).detach()
     counted = torch.ones_like(losses, dtype=torch.bool) if where is None else where
     batch = reduce(losses, "mean", where).to(mean.dtype)
     return {"mean": torch.where(counted.any(), mean + momentum * (batch - mean), mean)}

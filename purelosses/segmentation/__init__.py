@@ -21,6 +21,7 @@ from purelosses.segmentation.compound import (
     unified_focal_from_statistics,
     unified_focal_loss,
 )
+from purelosses.segmentation.correlation import mcc_from_statistics, mcc_loss
 from purelosses.segmentation.generalized import (
     WeightType,
     generalized_dice_from_statistics,
@@ -31,16 +32,10 @@ from purelosses.segmentation.generalized import (
 from purelosses.segmentation.overlap import (
     dice_from_statistics,
     dice_loss,
-    focal_tversky_from_statistics,
-    focal_tversky_loss,
     jaccard_from_statistics,
     jaccard_loss,
     log_cosh_dice_from_statistics,
     log_cosh_dice_loss,
-    mcc_from_statistics,
-    mcc_loss,
-    tversky_from_statistics,
-    tversky_loss,
 )
 from purelosses.segmentation.pixels import Classes
 from purelosses.segmentation.ranking import (
@@ -61,6 +56,12 @@ from purelosses.segmentation.topology import (
     nacl_loss,
     skeleton_recall_loss,
     soft_skeletonize,
+)
+from purelosses.segmentation.tversky import (
+    focal_tversky_from_statistics,
+    focal_tversky_loss,
+    tversky_from_statistics,
+    tversky_loss,
 )
 
 __all__ = [

@@ -79,7 +79,7 @@ def log_partition(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     largest, top = logits.max(dim, keepdim=True)
     # A constant 0 at the top: its gradient is then the sum of the others', and nothing cancels.
-    below = (logits - largest).scatter(dim, top, 0.0)
+    below = _replaced(logits - largest, top, dim, 0.0)
     return below, _others(below.exp(), top, dim).log1p()
 
 
@@ -90,10 +90,10 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     largest, top = logits.max(dim, keepdim=True)
     # A constant 0 at the top, as in `log_partition`: the gradient of p near 1 does not cancel.
-    exponential = (logits - largest).scatter(dim, top, 0.0).exp()
+    exponential = _replaced(logits - largest, top, dim, 0.0).exp()
     others = _others(exponential, top, dim)
     probs = exponential / (1.0 + others)
-    return probs, (1.0 - probs).scatter(dim, top, others / (1.0 + others))
+    return probs, _replaced(1.0 - probs, top, dim, others / (1.0 + others))
 
 
 def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,16 @@ def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
     """The sum without the term at `top`."""
-    return exponential.scatter(dim, top, 0.0).sum(dim, keepdim=True)
+    return _replaced(exponential, top, dim, 0.0).sum(dim, keepdim=True)
+
+
+def _replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:
+    """x with another value at one index of each row: a comparison, which compiles into the pass
+    around it, or a scatter, which is faster where nothing is compiled.
+    """
+    if torch.compiler.is_compiling():
+        return torch.where(class_mask(index.squeeze(dim), x.shape[dim], dim), value, x)
+    return x.scatter(dim, index, value)
 
 
 def log1p_square(x: Tensor) -> Tensor:

@@ -427,10 +427,14 @@ def recompute(monkeypatch):
     monkeypatch.setattr(topology, "_RECOMPUTE_FROM", 0)
 
 
-RECOMPUTED = [law for law in LAWS.values() if law.code != "G7"]
-
-
-@pytest.mark.parametrize("law", RECOMPUTED, ids=lambda law: law.code)
+@pytest.mark.parametrize(
+    "law",
+    [
+        pytest.param(law, marks=() if law.kind == "eager" else pytest.mark.slow)
+        for law in LAWS.values()
+    ],
+    ids=LAWS,
+)
 def test_laws_of_recomputed_iterations(law, monkeypatch):
     recompute(monkeypatch)
     for subject in subjects(LOSSES["cldice_loss"], nn.ClDiceLoss):

@@ -12,7 +12,7 @@ from torch import Tensor
 from purelosses import _fused
 
 # Boxes of a block: a coordinate of them stays in cache, and calls are few.
-BLOCK = 1 << 15
+BLOCK = 50_000
 
 
 class _Axes(NamedTuple):

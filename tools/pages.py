@@ -16,10 +16,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from purelosses.doctor import CODES
 from purelosses.laws import LAWS
 from purelosses.registry import LOSSES, LossSpec
 from tools.gen_pages import FAMILIES, ROOT, title
-from tools.pictures import FAINT, INKS, figure, sparkline, svg
+from tools.pictures import CURVES, FAINT, INKS, figure, sparkline, svg
 
 DATA = ROOT / "docs" / "data"
 GROUPS = {
@@ -48,8 +49,8 @@ def formula(spec: LossSpec) -> str:
 
 
 def first_clause(tex: str) -> str:
-    """A formula up to the wide space before its definitions."""
-    for gap in re.finditer(r",?\s*\\q?quad", tex):
+    """A formula up to its definitions, or to its second form."""
+    for gap in re.finditer(r",?\s*\\q?quad|\\;\s*=\s*\\;", tex):
         clause = tex[: gap.start()]
         if clause.count(r"\begin") == clause.count(r"\end"):
             return clause
@@ -78,10 +79,11 @@ def head(name: str) -> str:
     spec = LOSSES[name]
     counts = count(evidence_of().get(name, []))
     failed = f', <span class="bad">{counts["fail"]} fail</span>' if counts["fail"] else ""
+    unit = spec.unit.removeprefix("none: ") if spec.unit[:5] == "none:" else f"unit: {spec.unit}"
     chips = [
         f'<a href="../families/{spec.family}.html">{FAMILIES[spec.family]}</a>',
         f'<a href="#evidence"><span class="good">✓</span> {counts["pass"]} laws{failed}</a>',
-        f"<span>unit: {html.escape(spec.unit)}</span>",
+        f"<span>{html.escape(unit)}</span>",
     ]
     return f'<div class="chips">{"".join(chips)}</div>{typeset(formula(spec))}{figure(name)}'
 
@@ -202,7 +204,9 @@ def benchmark(row: Mapping[str, Any]) -> str:
         )
     lines.append("\n| | ms | quartiles apart | memory ÷ gradient |\n|---|--:|--:|--:|")
     for name, found in candidates.items():
-        cells = [number(found[k]) if found.get(k) is not None else "" for k in ("ms", "iqr", "memory")]
+        cells = [
+            number(found[k]) if found.get(k) is not None else "" for k in ("ms", "iqr", "memory")
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if row.get("failed"):
         lines.append("\nNot measured: " + ", ".join(row["failed"]) + ".")
@@ -237,9 +241,100 @@ def shown(value: object) -> str:
     return f"`{value}`"
 
 
-def standing() -> dict[str, int]:
+def standing() -> Counter[str]:
     """The numbers that the home page gives."""
     cells = count(item for items in evidence_of().values() for item in items)
-    return {"losses": len(LOSSES), "laws": len(LAWS), **cells}
+    return cells + Counter(losses=len(LOSSES), laws=len(LAWS))
 
 
+# The home page.
+
+SAME_LOGIT = {
+    "cross-entropy": ("cross_entropy_loss", ""),
+    "focal, γ = 2": ("softmax_focal_loss", "γ = 2"),
+    "Brier": ("brier_loss", "brier"),
+    "generalized cross-entropy": ("generalized_cross_entropy_loss", "q = 0.7"),
+}
+
+
+def picture_of_home() -> str:
+    """What four losses say about the same logit."""
+
+    def draw(axes: Axes) -> None:
+        for (label, (name, line)), ink, style in zip(
+            SAME_LOGIT.items(), INKS, ("-", "--", "-.", ":"), strict=True
+        ):
+            x, y, _ = CURVES[name].values(line, 161)
+            axes.plot(x, y, style, color=ink, label=label)
+        axes.set_xlabel(CURVES["cross_entropy_loss"].label)
+        axes.set_title("four losses of the same three logits")
+        axes.set_ylim(-0.1, 5)
+        axes.legend()
+
+    return f'<figure class="pictures">{svg(draw, "four losses of a logit", (3.6, 2.7))}</figure>'
+
+
+def promises() -> str:
+    """What the library promises, each with the numbers that its evidence holds now."""
+    found = standing()
+    tried = found["pass"] + found["fail"]
+    goals = [
+        goal
+        for file in BENCHMARKS
+        if (DATA / file).exists()
+        for row in json.loads((DATA / file).read_text()).get("results", [])
+        for goal in row.get("goals", ())
+    ]
+    memory = [g for g in goals if g["what"] == "memory"]
+    reached = sum(g["reached"] <= g["limit"] for g in goals)
+    cells = [
+        (
+            "Every loss keeps every law",
+            f"Pure, right under every transform, exact at the edges: {found['laws']} laws, each a "
+            f"piece of code, run on {found['losses']} losses. "
+            f"{found['pass']} of {tried} cells pass.",
+            "[The matrix](laws.md)",
+        ),
+        (
+            "It is measured beside its peers",
+            f"{reached} of {len(goals)} goals for time and memory are reached, and the page says "
+            f"which are not. Peak memory of the fused losses is {min(g['reached'] for g in memory):.2f} "
+            f"to {max(g['reached'] for g in memory):.2f} times their gradient.",
+            "[Performance](performance.md)",
+        ),
+        (
+            "Your own losses are examined too",
+            f"The doctor calls a loss in many ways, and names the line that breaks training. It knows "
+            f"{len(CODES)} kinds of defect, each with an example that it finds.",
+            "[The doctor](doctor.md)",
+        ),
+    ]
+    parts = [
+        f'<div class="card" markdown>\n\n**{title}**\n\n{text}\n\n{link}\n\n</div>\n'
+        for title, text, link in cells
+    ]
+    return '<div class="cards three" markdown>\n\n' + "\n".join(parts) + "\n</div>\n"
+
+
+def families() -> str:
+    """A card for each family, with the curve of one of its losses."""
+    parts = []
+    for name, heading in FAMILIES.items():
+        names = [spec.name for spec in LOSSES.values() if spec.family == name]
+        if names:
+            parts.append(
+                f'<a class="card" href="families/{name}.html"><b>{heading}</b>'
+                f"{sparkline(DRAWN_FOR.get(name, names[0]))}<p>{len(names)} losses</p></a>"
+            )
+    return f'<div class="cards small">{"".join(parts)}</div>'
+
+
+DRAWN_FOR = {
+    "regression": "huber_loss",
+    "likelihood": "poisson_nll_loss",
+    "classification": "binary_cross_entropy_loss",
+    "noise": "generalized_cross_entropy_loss",
+    "segmentation": "lovasz_hinge_loss",
+    "boxes": "giou_loss",
+    "balance": "geometric_mean_loss",
+}

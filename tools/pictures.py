@@ -248,7 +248,7 @@ def disc(shift: Tensor | float, size: int) -> Tensor:
 def line(gap: Tensor | float, size: int) -> Tensor:
     """Logits of a line that is broken in the middle."""
     u, v = grid(size)
-    return 40 * torch.minimum(0.13 - v.abs(), u.abs() - gap)
+    return torch.minimum(40 * (0.13 - v.abs()), 15 * (u.abs() - gap))
 
 
 Scene = Callable[[Tensor | float, int], Tensor]
@@ -339,7 +339,9 @@ OVERLAP = (
     "generalized_dice_loss generalized_wasserstein_dice_loss dice_bce_loss dice_ce_loss "
     "dice_focal_loss unified_focal_loss"
 ).split()
-OTHER_MAPS = "lovasz_hinge_loss lovasz_softmax_loss boundary_loss hausdorff_dt_loss nacl_loss".split()
+OTHER_MAPS = (
+    "lovasz_hinge_loss lovasz_softmax_loss boundary_loss hausdorff_dt_loss nacl_loss".split()
+)
 LINES = "cldice_loss dice_cldice_loss skeleton_recall_loss".split()
 BOXES = (
     "iou_loss giou_loss diou_loss ciou_loss eiou_loss siou_loss alpha_iou_loss focal_eiou_loss "
@@ -368,9 +370,7 @@ CURVES: dict[str, Curve] = {
         "geman_mcclure_loss", 6, **_each("scale", "scale", 1, 0.5, 2)
     ),
     "welsch_loss": of_residual("welsch_loss", 6, **_each("scale", "scale", 1, 0.5, 2)),
-    "tukey_biweight_loss": of_residual(
-        "tukey_biweight_loss", 6, **_each("c", "c", 4.685, 2, 3)
-    ),
+    "tukey_biweight_loss": of_residual("tukey_biweight_loss", 6, **_each("c", "c", 4.685, 2, 3)),
     "general_robust_loss": of_residual(
         "general_robust_loss", 5, **_each("alpha", "α", 1, 2, 0, -2)
     ),
@@ -478,19 +478,22 @@ CURVES: dict[str, Curve] = {
     "hinge_loss": Curve(
         "score, target 1",
         (-3, 3),
-        {
-            f"power {p}": of_logit("hinge_loss", power=p).lines["target 1"] for p in (1, 2)
-        },
+        {f"power {p}": of_logit("hinge_loss", power=p).lines["target 1"] for p in (1, 2)},
     ),
     "soft_margin_loss": of_logit("soft_margin_loss", targets=(1, -1)),
     "multiclass_hinge_loss": of_class(
         "multiclass_hinge_loss",
-        **{"Crammer–Singer": {"kind": "crammer_singer"}, "Weston–Watkins": {"kind": "weston_watkins"}},
+        **{
+            "Crammer–Singer": {"kind": "crammer_singer"},
+            "Weston–Watkins": {"kind": "weston_watkins"},
+        },
     ),
     "kl_divergence_loss": of_distribution(
         "kl_divergence_loss", forward={"direction": "forward"}, reverse={"direction": "reverse"}
     ),
-    "js_divergence_loss": of_distribution("js_divergence_loss", **_each("beta", "β", 0.5, 0.1, 0.9)),
+    "js_divergence_loss": of_distribution(
+        "js_divergence_loss", **_each("beta", "β", 0.5, 0.1, 0.9)
+    ),
     "knowledge_distillation_loss": Curve(
         "student's first logit, teacher's is 2",
         (-4, 8),
@@ -545,10 +548,7 @@ CURVES: dict[str, Curve] = {
     "elr_loss": Curve(
         "logit of the label, the other two at 0",
         (-6, 6),
-        {
-            f"share of the label so far {s:g}": partial(remembered, share=s)
-            for s in (0.8, 0.4, 0.1)
-        },
+        {f"share of the label so far {s:g}": partial(remembered, share=s) for s in (0.8, 0.4, 0.1)},
     ),
     "quality_focal_loss": of_logit("quality_focal_loss", targets=(0.7, 0.0, 1.0)),
     "varifocal_loss": of_logit("varifocal_loss", targets=(0.7, 0.0, 1.0)),
@@ -622,26 +622,27 @@ def spread(values: Tensor, bound: float) -> np.ndarray[Any, Any]:
 
 def draw_overlap(axes: Axes) -> None:
     """True positives, false positives and false negatives of a shifted disc."""
-    mask, probs = (disc(0.0, 96) > 0).double(), disc(0.35, 96).sigmoid()
-    names = ("true positive", "false positive", "false negative")
-    for values, ink, name in zip(
-        (probs * mask, probs * (1 - mask), (1 - probs) * mask), INKS, names, strict=False
-    ):
-        axes.contourf(
-            *(c.numpy() for c in grid(96)),
-            values.numpy(),
-            levels=[0.5, 1.0],
-            colors=[ink],
-            alpha=0.55,
-        )
+    u, v = (c.numpy() for c in grid(64))
+    true, predicted = disc(0.0, 64), disc(0.35, 64)
+    parts = {
+        "true positive": torch.minimum(true, predicted),
+        "false positive": torch.minimum(-true, predicted),
+        "false negative": torch.minimum(true, -predicted),
+    }
+    for (name, inside), ink in zip(parts.items(), INKS, strict=False):
+        axes.contourf(u, v, inside.numpy(), levels=[0, 99], colors=[ink], alpha=0.55)
         axes.fill([], [], color=ink, alpha=0.55, label=name)
-    axes.legend(loc="lower left", ncols=3, bbox_to_anchor=(-0.02, -0.2), columnspacing=0.8)
+    axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0), columnspacing=0.8)
     axes.set_title("what it counts")
-    framed(axes)
+    framed(axes, (-0.6, 1.0), (-0.6, 0.6))
 
 
-def framed(axes: Axes) -> None:
+def framed(
+    axes: Axes, x: tuple[float, float] | None = None, y: tuple[float, float] | None = None
+) -> None:
+    """No axes: only what is drawn, in its proportions."""
     axes.set_aspect("equal")
+    axes.set(xlim=x, ylim=y)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -658,13 +659,15 @@ def draw_pixels(axes: Axes, name: str, scene: Scene) -> None:
     u, v = (c.numpy() for c in grid(size))
     for sign, ink in ((1, INKS[0]), (-1, INKS[1])):
         for low in (0.06, 0.25, 0.5, 0.75):
-            axes.contourf(u, v, spread(sign * push, bound), levels=[low, 2], colors=[ink], alpha=0.28)
+            axes.contourf(
+                u, v, spread(sign * push, bound), levels=[low, 2], colors=[ink], alpha=0.28
+            )
     axes.contour(u, v, scene(truth, size).numpy(), levels=[0], colors=[TEXT], linewidths=0.9)
     axes.contour(
         u, v, scores.numpy(), levels=[0], colors=[TEXT], linewidths=0.9, linestyles="dashed"
     )
     axes.set_title("where the gradient pushes")
-    framed(axes)
+    framed(axes, *(((-0.8, 1.0), (-0.65, 0.65)) if scene is disc else ((-1, 1), (-0.5, 0.5))))
 
 
 def draw_boxes(axes: Axes, name: str) -> None:
@@ -678,7 +681,15 @@ def draw_boxes(axes: Axes, name: str) -> None:
     def add(b: tuple[float, float, float, float], **style: Any) -> None:
         axes.add_patch(Rectangle((b[0], b[1]), b[2] - b[0], b[3] - b[1], **style))
 
-    if name in ("giou_loss", "diou_loss", "ciou_loss", "eiou_loss", "siou_loss", "focal_eiou_loss", "wiou_loss"):
+    if name in (
+        "giou_loss",
+        "diou_loss",
+        "ciou_loss",
+        "eiou_loss",
+        "siou_loss",
+        "focal_eiou_loss",
+        "wiou_loss",
+    ):
         if name == "giou_loss":
             add(hull, fill=True, facecolor=INKS[3], alpha=0.16, linewidth=0)
         add(hull, fill=False, edgecolor=FAINT, linestyle="--", linewidth=0.9)
@@ -741,7 +752,7 @@ def draw_tasks(axes: Axes, name: str) -> None:
     for each, ink, style in zip(names, INKS, ("-", "--"), strict=False):
         path = descend(each)
         label = each.removesuffix("_loss").replace("_", " ")
-        axes.plot(*path.T, style, color=ink, label=label)
+        axes.plot(*path[::4].T, style, color=ink, label=label)
         axes.plot(*path[-1:].T, "o", color=ink, markersize=4)
     axes.set_xlabel("loss of task a")
     axes.set_ylabel("loss of task b, in larger units")
@@ -758,14 +769,18 @@ def figure(name: str) -> str:
         parts.append(svg(draw_overlap, "true positives, false positives, false negatives"))
     if name in (*OVERLAP, *OTHER_MAPS, *LINES):
         scene = line if name in LINES else disc
-        parts.append(svg(lambda axes: draw_pixels(axes, name, scene), f"{word}: gradient per pixel"))
+        parts.append(
+            svg(lambda axes: draw_pixels(axes, name, scene), f"{word}: gradient per pixel")
+        )
         caption = (
             "Solid: the true outline. Dashed: the predicted one. Blue pixels are pushed up, orange "
             "ones down; the darker, the harder."
         )
     if name in BOXES:
         parts.append(svg(lambda axes: draw_boxes(axes, name), f"{word}: two boxes"))
-        caption = "Blue: the true box. Orange: the predicted box, which slides past it on the right."
+        caption = (
+            "Blue: the true box. Orange: the predicted box, which slides past it on the right."
+        )
     if name in TASKS:
         parts.append(svg(lambda axes: draw_tasks(axes, name), f"{word}: two tasks"))
         caption = "Each path starts at the same parameters and takes the same number of steps."
@@ -796,7 +811,9 @@ def sparkline(name: str) -> str:
     axis = f'<path class="axis" d="M{edge} {level:.1f}H{width - edge}"/>'
     lines = polyline(x, scaled(torch.cat([slope, slope.new_zeros(1)]))[:-1], "gradient")
     lines += polyline(x, scaled(y), "value")
-    return f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true">{axis}{lines}</svg>'
+    return (
+        f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true">{axis}{lines}</svg>'
+    )
 
 
 def undrawn() -> set[str]:

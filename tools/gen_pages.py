@@ -33,8 +33,8 @@ FAMILIES = {
     "boxes": "Boxes",
     "balance": "Several tasks",
 }
-# What every page has, whoever writes the rest. `py` and not `python`: the tests of tools/pages.py run
-# what it calls, once.
+# What every page has, whoever writes the rest. `py` and not `python`, which the tests would run:
+# tests/test_site.py tests what is called here.
 HEAD = """\
 ```py exec="1" html="1"
 from tools.pages import head

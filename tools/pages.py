@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -285,7 +284,7 @@ def promises() -> str:
         for row in json.loads((DATA / file).read_text()).get("results", [])
         for goal in row.get("goals", ())
     ]
-    memory = [g for g in goals if g["what"] == "memory"]
+    memory = [f"{g['reached']:.2f}" for g in goals if g["what"] == "memory"]
     reached = sum(g["reached"] <= g["limit"] for g in goals)
     cells = [
         (
@@ -298,14 +297,14 @@ def promises() -> str:
         (
             "It is measured beside its peers",
             f"{reached} of {len(goals)} goals for time and memory are reached, and the page says "
-            f"which are not. Peak memory of the fused losses is {min(g['reached'] for g in memory):.2f} "
-            f"to {max(g['reached'] for g in memory):.2f} times their gradient.",
+            f"which are not. Peak memory of the fused losses is {min(memory)} to {max(memory)} "
+            "times their gradient.",
             "[Performance](performance.md)",
         ),
         (
             "Your own losses are examined too",
-            f"The doctor calls a loss in many ways, and names the line that breaks training. It knows "
-            f"{len(CODES)} kinds of defect, each with an example that it finds.",
+            "The doctor calls a loss in many ways, and names the line that breaks training. It "
+            f"knows {len(CODES)} kinds of defect, each with an example that it finds.",
             "[The doctor](doctor.md)",
         ),
     ]

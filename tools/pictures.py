@@ -1,7 +1,7 @@
 """Pictures of the losses for the documentation, computed from the losses themselves.
 
-`figure(name)` is what a loss page shows, `sparkline(name)` what a card of the gallery shows. Both are
-SVG inside the page: ink takes the colours of the page (`currentColor` and the variables of
+`figure(name)` is what a loss page shows, `sparkline(name)` what a card of the gallery shows. Both
+are SVG inside the page: ink takes the colours of the page (`currentColor` and the variables of
 docs/assets/extra.css), and the same loss gives the same bytes.
 """
 
@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 import purelosses as pl
 from purelosses.registry import LOSSES
@@ -31,7 +30,7 @@ TEXT, FAINT = "#010101", "#010102"
 INKS = ("#010111", "#010112", "#010113", "#010114")
 COLOURS = {TEXT: "currentColor", FAINT: "var(--ink-faint)"}
 COLOURS |= {ink: f"var(--ink-{k})" for k, ink in enumerate(INKS, 1)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "purelosses",
     "font.size": 8,
@@ -79,29 +78,35 @@ class Curve:
         return x.detach(), y.detach(), slope
 
 
-def of_residual(name: str, span: float = 4.0, **variants: Mapping[str, Any]) -> Curve:
-    loss = getattr(pl, name)
-    lines = {
-        label: lambda x, options=options: loss(x, torch.zeros_like(x), reduction="none", **options)
-        for label, options in (variants or {"": {}}).items()
-    }
+Variants = Mapping[str, Mapping[str, Any]]
+
+
+def of_residual(name: str, span: float = 4.0, variants: Variants | None = None) -> Curve:
+    loss: Callable[..., Tensor] = getattr(pl, name)
+
+    def line(x: Tensor, **options: Any) -> Tensor:
+        return loss(x, torch.zeros_like(x), reduction="none", **options)
+
+    lines = {label: partial(line, **given) for label, given in (variants or {"": {}}).items()}
     return Curve("prediction − target", (-span, span), lines)
 
 
 def of_prediction(name: str, target: float, span: tuple[float, float]) -> Curve:
-    loss = getattr(pl, name)
-    line = lambda x: loss(x, torch.full_like(x, target), reduction="none")  # noqa: E731
+    loss: Callable[..., Tensor] = getattr(pl, name)
+
+    def line(x: Tensor) -> Tensor:
+        return loss(x, torch.full_like(x, target), reduction="none")
+
     return Curve(f"prediction, for a target of {target:g}", span, {"": line})
 
 
 def of_logit(name: str, *, targets: Sequence[float] = (1, 0), **options: Any) -> Curve:
-    loss = getattr(pl, name)
-    lines = {
-        f"target {target:g}": lambda x, target=target: loss(
-            x, torch.full_like(x, target), reduction="none", **options
-        )
-        for target in targets
-    }
+    loss: Callable[..., Tensor] = getattr(pl, name)
+
+    def line(x: Tensor, target: float) -> Tensor:
+        return loss(x, torch.full_like(x, target), reduction="none", **options)
+
+    lines = {f"target {target:g}": partial(line, target=target) for target in targets}
     return Curve("logit", (-5, 5), lines)
 
 
@@ -114,37 +119,32 @@ def first_class(x: Tensor) -> Tensor:
     return torch.zeros(x.shape, dtype=torch.long)
 
 
-def of_class(name: str, beside: bool = False, **variants: Mapping[str, Any]) -> Curve:
+def of_class(name: str, variants: Variants | None = None, *, beside: bool = False) -> Curve:
     """Along the logit of the true class; the other two are 0."""
-    loss = getattr(pl, name)
+    loss: Callable[..., Tensor] = getattr(pl, name)
+
+    def line(x: Tensor, **options: Any) -> Tensor:
+        return loss(three(x), first_class(x), reduction="none", **options)
+
+    alone = name.removesuffix("_loss").replace("_", " ") if beside else ""
     lines: dict[str, Function] = {
-        label: lambda x, options=options: loss(
-            three(x), first_class(x), reduction="none", **options
-        )
-        for label, options in (variants or {"": {}}).items()
+        label: partial(line, **given) for label, given in (variants or {alone: {}}).items()
     }
     if beside:
-        if "" in lines:
-            lines = {name.removesuffix("_loss").replace("_", " "): lines[""]}
         lines["cross-entropy"] = of_class("cross_entropy_loss").lines[""]
     return Curve("logit of the true class, the other two at 0", (-6, 6), lines)
 
 
-def of_distribution(name: str, **variants: Mapping[str, Any]) -> Curve:
+def of_distribution(name: str, variants: Variants) -> Curve:
     """Along a logit, for a target that is a distribution itself."""
-    loss = getattr(pl, name)
+    loss: Callable[..., Tensor] = getattr(pl, name)
     target = torch.tensor([0.6, 0.2, 0.2], dtype=torch.float64)
-    lines = {
-        label: lambda x, options=options: loss(
-            three(x), target.expand(len(x), 3), reduction="none", **options
-        )
-        for label, options in (variants or {"": {}}).items()
-    }
+
+    def line(x: Tensor, **options: Any) -> Tensor:
+        return loss(three(x), target.expand(len(x), 3), reduction="none", **options)
+
+    lines = {label: partial(line, **given) for label, given in variants.items()}
     return Curve("logit of the first class, whose share is 0.6", (-6, 6), lines)
-
-
-def likelihood(name: str, label: str, span: tuple[float, float], **lines: Function) -> Curve:
-    return Curve(label, span, {key.replace("_", " "): line for key, line in lines.items()})
 
 
 def level(x: Tensor, value: float) -> Tensor:
@@ -224,6 +224,14 @@ def remembered(x: Tensor, share: float) -> Tensor:
     return pl.elr_loss(three(x), first_class(x), average.expand(len(x), 3), reduction="none")
 
 
+def tempered(x: Tensor, label: int) -> Tensor:
+    def one(log_temperature: Tensor) -> Tensor:
+        logits = torch.tensor([[2.0, 0.0, 0.0]], dtype=x.dtype)
+        return pl.tempered_cross_entropy_loss(logits, torch.tensor([label]), log_temperature)
+
+    return torch.func.vmap(one)(x)
+
+
 def corrected(loss: Callable[..., Tensor], noise: float) -> Function:
     transition = torch.full((3, 3), noise / 2, dtype=torch.float64)
     transition.fill_diagonal_(1 - noise)
@@ -256,7 +264,8 @@ Scene = Callable[[Tensor | float, int], Tensor]
 
 def call(name: str, scores: Tensor, mask: Tensor) -> Tensor:
     """The loss of an image of logits for a mask, the way that this loss is called."""
-    loss, classes = getattr(pl, name), torch.stack([torch.zeros_like(scores), scores])[None]
+    loss: Callable[..., Tensor] = getattr(pl, name)
+    classes = torch.stack([torch.zeros_like(scores), scores])[None]
     labels = mask.long()[None]
     match name:
         case "lovasz_hinge_loss" | "dice_bce_loss" | "dice_focal_loss":
@@ -334,23 +343,25 @@ def of_tasks(name: str) -> Curve:
     )
 
 
-OVERLAP = (
-    "dice_loss jaccard_loss tversky_loss focal_tversky_loss log_cosh_dice_loss mcc_loss "
-    "generalized_dice_loss generalized_wasserstein_dice_loss dice_bce_loss dice_ce_loss "
-    "dice_focal_loss unified_focal_loss"
-).split()
-OTHER_MAPS = (
-    "lovasz_hinge_loss lovasz_softmax_loss boundary_loss hausdorff_dt_loss nacl_loss".split()
-)
-LINES = "cldice_loss dice_cldice_loss skeleton_recall_loss".split()
-BOXES = (
-    "iou_loss giou_loss diou_loss ciou_loss eiou_loss siou_loss alpha_iou_loss focal_eiou_loss "
-    "wiou_loss mpdiou_loss"
-).split()
-TASKS = (
-    "weighted_sum_loss log_sum_loss geometric_mean_loss chebyshev_loss smooth_chebyshev_loss "
-    "uncertainty_weighted_loss"
-).split()
+OTHER_MAPS = [
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
+    "boundary_loss",
+    "hausdorff_dt_loss",
+    "nacl_loss",
+]
+LINES = ["cldice_loss", "dice_cldice_loss", "skeleton_recall_loss"]
+OVERLAP = [
+    name
+    for name, spec in LOSSES.items()
+    if spec.family == "segmentation" and name not in (*OTHER_MAPS, *LINES)
+]
+BOXES = [name for name in LOSSES if name.endswith("iou_loss")]
+TASKS = [
+    name
+    for name, spec in LOSSES.items()
+    if spec.family == "balance" and name != "tempered_cross_entropy_loss"
+]
 
 
 def _each(option: str, symbol: str, *values: float) -> dict[str, Any]:
@@ -360,20 +371,16 @@ def _each(option: str, symbol: str, *values: float) -> dict[str, Any]:
 CURVES: dict[str, Curve] = {
     "mse_loss": of_residual("mse_loss", 2.5),
     "l1_loss": of_residual("l1_loss"),
-    "huber_loss": of_residual("huber_loss", **_each("delta", "δ", 1, 0.5, 2)),
-    "smooth_l1_loss": of_residual("smooth_l1_loss", **_each("beta", "β", 1, 0.5, 2)),
-    "pseudo_huber_loss": of_residual("pseudo_huber_loss", **_each("delta", "δ", 1, 0.5, 2)),
-    "charbonnier_loss": of_residual("charbonnier_loss", **_each("eps", "ε", 0.001, 0.5, 1)),
+    "huber_loss": of_residual("huber_loss", 4, _each("delta", "δ", 1, 0.5, 2)),
+    "smooth_l1_loss": of_residual("smooth_l1_loss", 4, _each("beta", "β", 1, 0.5, 2)),
+    "pseudo_huber_loss": of_residual("pseudo_huber_loss", 4, _each("delta", "δ", 1, 0.5, 2)),
+    "charbonnier_loss": of_residual("charbonnier_loss", 4, _each("eps", "ε", 0.001, 0.5, 1)),
     "log_cosh_loss": of_residual("log_cosh_loss"),
-    "cauchy_loss": of_residual("cauchy_loss", 6, **_each("scale", "scale", 1, 0.5, 2)),
-    "geman_mcclure_loss": of_residual(
-        "geman_mcclure_loss", 6, **_each("scale", "scale", 1, 0.5, 2)
-    ),
-    "welsch_loss": of_residual("welsch_loss", 6, **_each("scale", "scale", 1, 0.5, 2)),
-    "tukey_biweight_loss": of_residual("tukey_biweight_loss", 6, **_each("c", "c", 4.685, 2, 3)),
-    "general_robust_loss": of_residual(
-        "general_robust_loss", 5, **_each("alpha", "α", 1, 2, 0, -2)
-    ),
+    "cauchy_loss": of_residual("cauchy_loss", 6, _each("scale", "scale", 1, 0.5, 2)),
+    "geman_mcclure_loss": of_residual("geman_mcclure_loss", 6, _each("scale", "scale", 1, 0.5, 2)),
+    "welsch_loss": of_residual("welsch_loss", 6, _each("scale", "scale", 1, 0.5, 2)),
+    "tukey_biweight_loss": of_residual("tukey_biweight_loss", 6, _each("c", "c", 4.685, 2, 3)),
+    "general_robust_loss": of_residual("general_robust_loss", 5, _each("alpha", "α", 1, 2, 0, -2)),
     "adaptive_robust_loss": Curve(
         "prediction − target",
         (-5, 5),
@@ -382,8 +389,8 @@ CURVES: dict[str, Curve] = {
             for a in (0.0, 3.0, -3.0)
         },
     ),
-    "quantile_loss": of_residual("quantile_loss", 3, **_each("quantiles", "τ", 0.9, 0.5, 0.1)),
-    "expectile_loss": of_residual("expectile_loss", 2.5, **_each("q", "q", 0.9, 0.5, 0.1)),
+    "quantile_loss": of_residual("quantile_loss", 3, _each("quantiles", "τ", 0.9, 0.5, 0.1)),
+    "expectile_loss": of_residual("expectile_loss", 2.5, _each("q", "q", 0.9, 0.5, 0.1)),
     "squared_log_loss": of_prediction("squared_log_loss", 3, (0, 12)),
     "absolute_percentage_loss": of_prediction("absolute_percentage_loss", 3, (-1, 8)),
     "symmetric_percentage_loss": of_prediction("symmetric_percentage_loss", 3, (-1, 12)),
@@ -472,8 +479,8 @@ CURVES: dict[str, Curve] = {
             for g in (2, 0, 5)
         },
     ),
-    "softmax_focal_loss": of_class("softmax_focal_loss", **_each("gamma", "γ", 2, 0, 5)),
-    "poly1_loss": of_class("poly1_loss", **_each("epsilon", "ε", 1, 0, 2)),
+    "softmax_focal_loss": of_class("softmax_focal_loss", _each("gamma", "γ", 2, 0, 5)),
+    "poly1_loss": of_class("poly1_loss", _each("epsilon", "ε", 1, 0, 2)),
     "asymmetric_loss": of_logit("asymmetric_loss"),
     "hinge_loss": Curve(
         "score, target 1",
@@ -483,25 +490,21 @@ CURVES: dict[str, Curve] = {
     "soft_margin_loss": of_logit("soft_margin_loss", targets=(1, -1)),
     "multiclass_hinge_loss": of_class(
         "multiclass_hinge_loss",
-        **{
+        {
             "Crammer–Singer": {"kind": "crammer_singer"},
             "Weston–Watkins": {"kind": "weston_watkins"},
         },
     ),
     "kl_divergence_loss": of_distribution(
-        "kl_divergence_loss", forward={"direction": "forward"}, reverse={"direction": "reverse"}
+        "kl_divergence_loss", {name: {"direction": name} for name in ("forward", "reverse")}
     ),
-    "js_divergence_loss": of_distribution(
-        "js_divergence_loss", **_each("beta", "β", 0.5, 0.1, 0.9)
-    ),
+    "js_divergence_loss": of_distribution("js_divergence_loss", _each("beta", "β", 0.5, 0.1, 0.9)),
     "knowledge_distillation_loss": Curve(
         "student's first logit, teacher's is 2",
         (-4, 8),
         {f"T = {t:g}": partial(distilled, temperature=t) for t in (1, 2, 4)},
     ),
-    "confidence_penalty_loss": of_class(
-        "confidence_penalty_loss", **_each("beta", "β", 0.1, 0, 0.5)
-    ),
+    "confidence_penalty_loss": of_class("confidence_penalty_loss", _each("beta", "β", 0.1, 0, 0.5)),
     "brier_loss": of_class("brier_loss", beside=True),
     "coral_loss": Curve(
         "score of the rank",
@@ -519,15 +522,15 @@ CURVES: dict[str, Curve] = {
         {f"label {k}": partial(cutpoints, label=k) for k in (1, 0, 3)},
     ),
     "generalized_cross_entropy_loss": of_class(
-        "generalized_cross_entropy_loss", beside=True, **_each("q", "q", 0.7, 1)
+        "generalized_cross_entropy_loss", _each("q", "q", 0.7, 1), beside=True
     ),
     "symmetric_cross_entropy_loss": of_class("symmetric_cross_entropy_loss", beside=True),
     "normalized_cross_entropy_loss": of_class("normalized_cross_entropy_loss", beside=True),
     "active_passive_loss": of_class("active_passive_loss", beside=True),
     "bootstrap_loss": of_class(
         "bootstrap_loss",
+        {"soft, β = 0.8": {"beta": 0.8}, "hard, β = 0.8": {"kind": "hard", "beta": 0.8}},
         beside=True,
-        **{"soft, β = 0.8": {"beta": 0.8}, "hard, β = 0.8": {"kind": "hard", "beta": 0.8}},
     ),
     "forward_correction_loss": Curve(
         "logit of the label, the other two at 0",
@@ -541,8 +544,8 @@ CURVES: dict[str, Curve] = {
     ),
     "taylor_cross_entropy_loss": of_class(
         "taylor_cross_entropy_loss",
+        {f"order {n}": {"order": n} for n in (2, 1, 6)},
         beside=True,
-        **{f"order {n}": {"order": n} for n in (2, 1, 6)},
     ),
     "bi_tempered_loss": of_class("bi_tempered_loss", beside=True),
     "elr_loss": Curve(
@@ -561,11 +564,7 @@ CURVES: dict[str, Curve] = {
         "logarithm of the temperature; logits 2, 0, 0",
         (-2, 3),
         {
-            label: lambda x, k=k: torch.func.vmap(
-                lambda s: pl.tempered_cross_entropy_loss(
-                    x.new_tensor([[2.0, 0.0, 0.0]]), torch.tensor([k]), s
-                )
-            )(x)
+            label: partial(tempered, label=k)
             for label, k in (("label predicted", 0), ("label not predicted", 1))
         },
     ),
@@ -601,7 +600,8 @@ def svg(draw: Callable[[Axes], object], label: str, size: tuple[float, float] = 
 
 
 def opening(label: str) -> str:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\\1" role="img" aria-label="{html.escape(label)}">'
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {spaces} viewBox="\\1" role="img" aria-label="{html.escape(label)}">'
 
 
 def draw_lines(axes: Axes, curve: Curve, what: str) -> None:

@@ -2,9 +2,9 @@
 
     python tools/try_wheel.py dist .venv
 
-makes a new environment in a temporary folder, installs the wheel of `dist` into it, lets it see the
-packages of `.venv` (torch is large), and runs what a user would run first. The checkout itself, which
-`.venv` knows as an editable install, stays out of sight.
+makes a new environment in a temporary folder, installs the wheel of `dist` into it, lets it see
+the packages of `.venv` (torch is large), and runs what a user would run first. The checkout itself,
+which `.venv` knows as an editable install, stays out of sight.
 """
 
 import subprocess
@@ -78,8 +78,8 @@ def main() -> None:
         venv.create(home, symlinks=True)
         python = home / "bin" / "python"
         site = only(home, "lib/python*/site-packages")
-        install = ["-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
-        subprocess.run([packages / "bin" / "python", *install, wheel], check=True)
+        pip: list[str | Path] = [packages / "bin" / "python", "-m", "pip", "--python", python]
+        subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
         # A plain path: the .pth files inside that folder, as of editable installs, are not read.
         others = only(packages, "lib/python*/site-packages")
         (site / "others.pth").write_text(f"{others}\n")

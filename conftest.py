@@ -83,6 +83,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Record(Path(file)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Frameworks warn of their own code: on their pages a warning is no error."""
+    for item in items:
+        if item.path.parent.name == "integrations":
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Bound functions by name: their repr holds an address, which differs between workers."""
     if isinstance(val, partial):

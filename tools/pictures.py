@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import matplotlib
@@ -722,7 +722,8 @@ def task_losses(at: Tensor) -> dict[str, Tensor]:
     }
 
 
-def descend(name: str, steps: int = 400) -> Tensor:
+@cache
+def descend(name: str, steps: int = 300) -> Tensor:
     """The two task losses along a gradient descent of the total."""
     at = torch.tensor([0.3, 2.2], dtype=torch.float64)
     learnt = name == "uncertainty_weighted_loss"

@@ -7,7 +7,7 @@ INSTALL := python -m pip install --quiet
 EVERYTHING := --editable '.[demo]' --group dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow laws check docs bench gen lock clean
+.PHONY: help demo test slow laws check docs zensical browser package bench gen lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 15
@@ -26,18 +26,37 @@ slow: .venv/.ok  ## run the tests that take minutes each, as those that compile 
 laws: .venv/.ok  ## record what the laws find, for the documentation
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(LAWS) tests/test_laws.py --laws docs/data/laws.json
 
-check: .venv/.ok  ## lint, format, types, generated modules, documentation
+check: .venv/.ok  ## lint, format, types, generated modules, documentation, packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python tools/gen_nn.py --check
 	$(BIN)/python tools/gen_pages.py --check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_laws.py -k "G7 and (mse_loss or dice_bce_loss)"
+	$(MAKE) zensical
 	$(MAKE) docs
+	$(MAKE) browser
+	$(MAKE) package
 
-# Never with -q, which hides the warnings that --strict counts.
+# Never with -q, which hides the warnings that --strict counts. As a module, so that the pages can
+# import tools/.
 docs: .venv/.ok  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The successor of mkdocs-material, from the same mkdocs.yml and into the same site/.
+zensical: .venv/.ok  ## build the documentation with Zensical
+	$(BIN)/python -m zensical build --strict --clean
+
+# What `make docs` built, opened without network: formulas, search, colours, widths, links.
+browser: .venv/.ok  ## test the built documentation in Chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m built tests/test_built_site.py
+
+# Without isolation: hatchling comes from constraints.txt too. The wheel is tried outside this
+# directory, in an environment that has the packages of .venv but not this checkout.
+package: .venv/.ok  ## build wheel and sdist into dist/, and try the wheel elsewhere
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(PYTHON) tools/try_wheel.py dist .venv
 
 bench: .bench/.ok  ## measure what a call costs, beside the peers
 	$(BIN)/python benchmarks/overhead.py
@@ -61,7 +80,7 @@ lock:  ## write constraints.txt from a fresh environment
 	rm -rf .lock
 
 clean:  ## remove everything that was built
-	rm -rf .venv .bench .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
+	rm -rf .venv .bench .lock .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # pip first: the one that comes with Python 3.11 does not know --group.

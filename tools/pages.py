@@ -1,7 +1,7 @@
 """The parts of the documentation that are made from the registry and from recorded results.
 
 The pages call these functions when the site is built. They return HTML or Markdown; addresses are
-those of the built pages.
+those of the built pages, since nothing rewrites them in what a page prints.
 """
 
 import html
@@ -146,7 +146,7 @@ def gallery() -> str:
     for name, heading in FAMILIES.items():
         specs = [spec for spec in LOSSES.values() if spec.family == name]
         if specs:
-            link = f"[What they share, and when to take which](families/{name}.md)"
+            link = f'<a href="families/{name}.html">What they share, and when to take which</a>'
             parts.append(f"## {heading}\n\n{link}\n\n{cards(specs)}\n")
     return "\n".join(parts)
 
@@ -292,20 +292,20 @@ def promises() -> str:
             f"Pure, right under every transform, exact at the edges: {found['laws']} laws, each a "
             f"piece of code, run on {found['losses']} losses. "
             f"{found['pass']} of {tried} cells pass.",
-            "[The matrix](laws.md)",
+            '<a href="laws.html">The matrix</a>',
         ),
         (
             "It is measured beside its peers",
             f"{reached} of {len(goals)} goals for time and memory are reached, and the page says "
             f"which are not. Peak memory of the fused losses is {min(memory)} to {max(memory)} "
             "times their gradient.",
-            "[Performance](performance.md)",
+            '<a href="performance.html">Performance</a>',
         ),
         (
             "Your own losses are examined too",
             "The doctor calls a loss in many ways, and names the line that breaks training. It "
             f"knows {len(CODES)} kinds of defect, each with an example that it finds.",
-            "[The doctor](doctor.md)",
+            '<a href="doctor.html">The doctor</a>',
         ),
     ]
     parts = [

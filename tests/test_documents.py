@@ -1,10 +1,12 @@
-"""README says what was measured: its tables, its links and what the doctor prints."""
+"""README says what was measured, its links lead somewhere, and the guide is whole."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from purelosses.registry import LOSSES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,3 +57,8 @@ def test_the_doctor_prints_what_the_readme_says(tmp_path, monkeypatch, capsys):
     assert cli.main(command.split()) == 1
     printed = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
     assert printed == said.strip().splitlines()
+
+
+def test_the_guide_has_a_place_for_every_loss():
+    guide = (ROOT / "docs/which-loss.md").read_text()
+    assert [name for name in LOSSES if f"(losses/{name}.md)" not in guide] == []

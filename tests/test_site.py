@@ -65,7 +65,7 @@ def test_curves_are_those_of_the_formula():
 
 
 def test_a_shifted_box_is_drawn_where_it_is():
-    x, y, _ = pictures.CURVES["iou_loss"].values("iou", 9)
+    x, y, _ = pictures.CURVES["iou_loss"].values("IoU", 9)
     # Boxes of 2 x 2 and 2.4 x 1.4 that share 1.2 x 1.4, and boxes that do not touch.
     torch.testing.assert_close(y[5], 1 - torch.tensor(1.68 / (4 + 3.36 - 1.68), dtype=y.dtype))
     assert (x[5], y[0], y[8]) == (1, 1, 1)

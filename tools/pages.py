@@ -251,7 +251,7 @@ def standing() -> Counter[str]:
 SAME_LOGIT = {
     "cross-entropy": ("cross_entropy_loss", ""),
     "focal, γ = 2": ("softmax_focal_loss", "γ = 2"),
-    "Brier": ("brier_loss", "brier"),
+    "Brier": ("brier_loss", "Brier"),
     "generalized cross-entropy": ("generalized_cross_entropy_loss", "q = 0.7"),
 }
 

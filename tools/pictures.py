@@ -24,6 +24,7 @@ from torch import Tensor
 
 import purelosses as pl
 from purelosses.registry import LOSSES
+from tools.gen_pages import title
 
 # Colours that stand for those of the page, and are replaced in the finished SVG.
 TEXT, FAINT = "#010101", "#010102"
@@ -126,7 +127,7 @@ def of_class(name: str, variants: Variants | None = None, *, beside: bool = Fals
     def line(x: Tensor, **options: Any) -> Tensor:
         return loss(three(x), first_class(x), reduction="none", **options)
 
-    alone = name.removesuffix("_loss").replace("_", " ") if beside else ""
+    alone = title(LOSSES[name]) if beside else ""
     lines: dict[str, Function] = {
         label: partial(line, **given) for label, given in (variants or {alone: {}}).items()
     }
@@ -288,7 +289,7 @@ def of_scene(name: str, scene: Scene, label: str, span: tuple[float, float]) -> 
     def losses(of: str) -> Function:
         return torch.func.vmap(lambda x: call(of, scene(x, 24), mask))
 
-    lines = {name.removesuffix("_loss").replace("_", " "): losses(name)}
+    lines = {title(LOSSES[name]): losses(name)}
     if name != "dice_loss":
         lines["Dice"] = losses("dice_loss")
     return Curve(label, span, lines)
@@ -310,7 +311,7 @@ def of_box(name: str) -> Curve:
     call = partial(getattr(pl, name), reduction="none", **options)
     if name == "wiou_loss":
         call = partial(pl.wiou_loss, pl.wiou_init(), version="v1", reduction="none")
-    lines = {name.removesuffix("_loss").replace("_", " "): losses(call)}
+    lines = {title(LOSSES[name]): losses(call)}
     if name != "iou_loss":
         lines["IoU"] = losses(partial(pl.iou_loss, reduction="none"))
     return Curve("shift of the predicted box", (-4, 4), lines)
@@ -650,11 +651,16 @@ def framed(
 
 
 def draw_pixels(axes: Axes, name: str, scene: Scene) -> None:
-    """Where the gradient with respect to every logit pushes, and how hard."""
-    size = 48
+    """Where the gradient with respect to every logit pushes, and how hard.
+
+    Of the boundary loss with respect to every probability: it is the signed distance.
+    """
+    size = 64
     truth, at = (0.0, 0.35) if scene is disc else (-1.0, 0.25)
     mask, scores = scene(truth, size) > 0, scene(at, size)
     push = -torch.func.grad(lambda s: call(name, s, mask))(scores)
+    if name == "boundary_loss":
+        push = -pl.signed_distance_map(mask).to(scores.dtype)
     bound = float(push.abs().max())
     u, v = (c.numpy() for c in grid(size))
     for sign, ink in ((1, INKS[0]), (-1, INKS[1])):
@@ -666,7 +672,8 @@ def draw_pixels(axes: Axes, name: str, scene: Scene) -> None:
     axes.contour(
         u, v, scores.numpy(), levels=[0], colors=[TEXT], linewidths=0.9, linestyles="dashed"
     )
-    axes.set_title("where the gradient pushes")
+    signed = ": the signed distance" if name == "boundary_loss" else ""
+    axes.set_title(f"where the gradient pushes{signed}")
     framed(axes, *(((-0.8, 1.0), (-0.65, 0.65)) if scene is disc else ((-1, 1), (-0.5, 0.5))))
 
 
@@ -752,8 +759,7 @@ def draw_tasks(axes: Axes, name: str) -> None:
     names = [name] if name == "weighted_sum_loss" else [name, "weighted_sum_loss"]
     for each, ink, style in zip(names, INKS, ("-", "--"), strict=False):
         path = descend(each)
-        label = each.removesuffix("_loss").replace("_", " ")
-        axes.plot(*path[::4].T, style, color=ink, label=label)
+        axes.plot(*path[::4].T, style, color=ink, label=title(LOSSES[each]))
         axes.plot(*path[-1:].T, "o", color=ink, markersize=4)
     axes.set_xlabel("loss of task a")
     axes.set_ylabel("loss of task b, in larger units")
@@ -764,7 +770,7 @@ def draw_tasks(axes: Axes, name: str) -> None:
 def figure(name: str) -> str:
     """The pictures of a loss page, as HTML."""
     curve = CURVES[name]
-    word = name.removesuffix("_loss").replace("_", " ")
+    word = title(LOSSES[name])
     parts, caption = [], curve.caption
     if name in OVERLAP:
         parts.append(svg(draw_overlap, "true positives, false positives, false negatives"))

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from sybil import Document
 
+from conftest import blocks
 from purelosses.registry import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -62,3 +64,14 @@ def test_the_doctor_prints_what_the_readme_says(tmp_path, monkeypatch, capsys):
 def test_the_guide_has_a_place_for_every_loss():
     guide = (ROOT / "docs/which-loss.md").read_text()
     assert [name for name in LOSSES if f"(losses/{name}.md)" not in guide] == []
+
+
+def test_blocks_before_the_one_asked_for_are_run_once(tmp_path):
+    """Workers share a page block by block, and each block needs the names of those before."""
+    page = tmp_path / "page.md"
+    block = "```python\n{}\n```\n"
+    code = ["runs = [1]", "runs.append(2)", "assert runs == [1, 2]", "assert runs == [1, 2]"]
+    page.write_text("\n".join(map(block.format, code)))
+    *_, third, last = Document.parse(str(page), blocks)
+    third.evaluate()
+    last.evaluate()

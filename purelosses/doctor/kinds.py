@@ -1,5 +1,6 @@
 """Kinds of losses: what their batches look like, and which predictions are perfect or extreme."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -138,6 +139,29 @@ def guess(loss: Any, sample: Sequence[Any]) -> tuple[str | None, bool]:
     if sounds_like(first, ("real", "fake", "score", "critic", "logit", "student")):
         return None, False
     return "regression", sounds_like([*names, "", ""][1], ("target", "true", "y", "label"))
+
+
+def named(loss: Any) -> str | None:
+    """The kind that the names of a loss's own parameters tell, if they do."""
+    if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+        names = list(inspect.signature(loss.forward).parameters)[1:]
+    else:
+        names = list(signature_of(loss))
+    if not names:
+        return None
+    first, *others = names
+    if sounds_like(first, ("logit",)):
+        labelled = any(sounds_like(name, ("label", "classes", "ids")) for name in others)
+        return "class_logits" if labelled else "binary_logits"
+    for kind, words in (
+        ("probabilities", ("prob", "probability", "probabilities")),
+        ("boxes", ("box", "boxes")),
+        ("embeddings", ("embedding", "anchor", "feature")),
+        ("scores", ("score",)),
+    ):
+        if sounds_like(first, words):
+            return kind
+    return None
 
 
 def _boxes(x: Tensor) -> bool:

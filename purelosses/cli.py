@@ -178,9 +178,14 @@ class Curve(NamedTuple):
     gradient: Tensor
 
 
-def curves(
-    spec: LossSpec, varied: Mapping[str, Sequence[Any]], points: int = 201
-) -> tuple[str, Tensor, list[Curve]]:
+class Plot(NamedTuple):
+    title: str  # the loss, with the options that all curves share
+    axis: str
+    at: Tensor
+    curves: list[Curve]
+
+
+def drawn(spec: LossSpec, varied: Mapping[str, Sequence[Any]], points: int = 201) -> Plot:
     """The loss and its derivative along one prediction, for every choice of the options.
 
     Args:
@@ -189,41 +194,52 @@ def curves(
         points: How many points of each curve.
 
     Returns:
-        What the axis is, where it was evaluated, and the curves.
+        The curves, and where they were evaluated.
     """
-    fixed = {key: values[0] for key, values in varied.items()}
-    case = _case(spec, fixed)
+    case, needed = _case(spec, {key: values[0] for key, values in varied.items()})
     first, *_ = case.args
     axis, low, high = MOVED[case.arrays[first].domain]
     if "target" in case.args and case.arrays["target"].domain in TARGETS:
         axis += f"; target {TARGETS[case.arrays['target'].domain]}"
     # Midpoints, so that no curve ends at a pole or is evaluated at a kink.
     at = low + (high - low) * (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    found = []
+    curves = []
     for chosen in itertools.product(*varied.values()):
         given = dict(zip(varied, chosen, strict=True))
-        label = ", ".join(f"{key}={value}" for key, value in given.items() if len(varied[key]) > 1)
-        along = partial(_along, spec, case, {**case.options, **given})
+        along = partial(_along, spec, case, {**needed, **given})
         gradient, value = torch.vmap(torch.func.grad_and_value(along))(at)
-        found.append(Curve(label or spec.name, value, gradient))
         if not bool((value != value[0]).any()) or bool(value.isinf().sum() > points / 2):
             raise ValueError(f"plot: {spec.name} of one prediction is constant or infinite")
-    return axis, at, found
+        several = {key: value for key, value in given.items() if len(varied[key]) > 1}
+        curves.append(Curve(_told(several), value, gradient))
+    shared = {**needed, **{key: values[0] for key, values in varied.items() if len(values) == 1}}
+    title = f"{spec.name}({_told(shared)})" if shared else spec.name
+    return Plot(title, axis, at, curves)
 
 
-def _case(spec: LossSpec, options: Mapping[str, Any]) -> Case:
-    """The first way of calling the loss that fits the options and can be drawn."""
+def _told(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _case(spec: LossSpec, options: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
+    """The first way of calling the loss that can be drawn, and the options it needs for that."""
+    required = {
+        parameter.name
+        for parameter in inspect.signature(spec.loss).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+    }
     for case in () if spec.parameters else spec.cases:
-        if not all(isinstance(tree, Array) for tree in case.args.values()):
-            continue
         arrays = case.arrays
-        given = {**case.options, **options}
-        data = {name: _held(arrays[name], case) for name in case.args}
         first = next(iter(case.args))
-        if arrays[first].domain not in MOVED or len(arrays[first].names) == 0:
+        if not set(case.args) <= set(arrays) or arrays[first].domain not in MOVED:
             continue
-        if spec.domains({**data, **given}).get(first) == arrays[first].domain:
-            return case
+        data = {name: _held(arrays[name], case) for name in case.args}
+        own = {key: value for key, value in case.options.items() if key not in options}
+        for needed in ({}, own):
+            given = {**needed, **options}
+            fits = spec.domains({**data, **given}).get(first) == arrays[first].domain
+            if fits and required <= set(given):
+                return case, dict(needed)
     raise ValueError(
         f"plot: {spec.name} with these options is not a loss of one prediction and a target"
     )
@@ -315,27 +331,27 @@ def _value(word: str) -> Any:
 
 def plot(name: str, words: Sequence[str], output: str | None) -> int:
     spec = _spec(name, "plot")
-    axis, at, found = curves(spec, varied_options(spec, words))
+    found = drawn(spec, varied_options(spec, words))
     if output is None:
-        _draw(spec.name, axis, at, found)
+        _draw(found)
     else:
-        _save(spec.name, axis, at, found, output)
+        _save(found, output)
     return 0
 
 
-def _save(title: str, axis: str, at: Tensor, found: Sequence[Curve], output: str) -> None:
+def _save(found: Plot, output: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError("plot: -o needs matplotlib: pip install 'purelosses[plot]'") from error
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for curve in found:
-        left.plot(at, curve.value, label=curve.label)
-        right.plot(at, curve.gradient, label=curve.label)
-    left.set(title=title, xlabel=axis, ylabel="loss")
-    right.set(title="gradient", xlabel=axis, ylabel="derivative")
-    if len(found) > 1:
+    for curve in found.curves:
+        left.plot(found.at, curve.value, label=curve.label)
+        right.plot(found.at, curve.gradient, label=curve.label)
+    left.set(title=found.title, xlabel=found.axis, ylabel="loss")
+    right.set(title="gradient", xlabel=found.axis, ylabel="derivative")
+    if len(found.curves) > 1:
         left.legend()
     figure.savefig(output)
 
@@ -343,7 +359,7 @@ def _save(title: str, axis: str, at: Tensor, found: Sequence[Curve], output: str
 COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue")
 
 
-def _draw(title: str, axis: str, at: Tensor, found: Sequence[Curve]) -> None:
+def _draw(found: Plot) -> None:
     try:
         from rich.console import Console
         from rich.markup import escape
@@ -362,15 +378,13 @@ def _draw(title: str, axis: str, at: Tensor, found: Sequence[Curve]) -> None:
             print(text, end="")
 
     # Dots of braille are finer than letters, but without colour they do not tell curves apart.
-    letters = "abcdefghijklmnopqrstuvwxyz" if len(found) > 1 and not colour else ""
+    letters = "abcdefghijklmnopqrstuvwxyz" if len(found.curves) > 1 and not colour else ""
     for name, lines in (
-        (title, [curve.value for curve in found]),
-        ("gradient", [curve.gradient for curve in found]),
+        (found.title, [curve.value for curve in found.curves]),
+        ("gradient", [curve.gradient for curve in found.curves]),
     ):
         finite = torch.cat(lines)
         finite = finite[finite.isfinite()]
-        if not len(finite):
-            raise ValueError(f"plot: {title} is not finite anywhere")
         low, high = float(finite.min()), float(finite.max())
         say(f"{name}\n")
         rows = canvas(lines, low, high)
@@ -381,10 +395,10 @@ def _draw(title: str, axis: str, at: Tensor, found: Sequence[Curve]) -> None:
                 drawn = letters[curve % 26] if letters and dots else chr(0x2800 + dots)
                 say(drawn if dots else " ", curve if dots else None)
             say("\n")
-        start, end = f"{float(at[0]):.2g}", f"{float(at[-1]):.2g}"
-        say(f"{'':10}{start:<8}{axis:^{WIDTH - 14}}{end:>8}\n")
-    if len(found) > 1:
-        for i, each in enumerate(found):
+        start, end = f"{float(found.at[0]):.2g}", f"{float(found.at[-1]):.2g}"
+        say(f"{'':10}{start:<8}{found.axis:^{WIDTH - 14}}{end:>8}\n")
+    if len(found.curves) > 1:
+        for i, each in enumerate(found.curves):
             say(f"{letters[i % 26] if letters else '⠒⠒'} {each.label}   ", i)
         say("\n")
 
@@ -414,4 +428,4 @@ def canvas(lines: Sequence[Tensor], low: float, high: float) -> list[list[tuple[
     return cells
 
 
-__all__ = ["check", "curves", "listing", "load", "plot", "show", "varied_options"]
+__all__ = ["check", "drawn", "listing", "load", "plot", "show", "varied_options"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from doctor_corpus import DEFECTS, HEALTHY, Entry
 from torch import Tensor, nn
 
 from purelosses.doctor import CODES, KINDS, LossError, Report, check_loss, examine
+from purelosses.doctor import examination as doctor
 from purelosses.registry import LOSSES
 
 # The corpus
@@ -252,6 +254,30 @@ def test_check_loss_raises_with_the_report() -> None:
     assert check_loss(F.mse_loss, kind="regression").ok
 
 
+def test_a_detector_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> Any:
+        raise ZeroDivisionError("of a detector\nand more")
+
+    monkeypatch.setattr(doctor.values, "half_precision", fails)
+    report = examine(broken, kind="regression")
+    note = "could not judge: L19 (ZeroDivisionError: of a detector)"
+    assert report.notes == (note,)
+    assert "L04" in {item.code for item in report.findings}  # the others go on
+    assert json.loads(report.to_json())["notes"] == [note]
+    assert note in str(report)
+    told = json.loads(report.to_sarif())["runs"][0]["invocations"][0]["toolExecutionNotifications"]
+    assert [item["message"]["text"] for item in told] == [note]
+    assert examine(F.mse_loss, kind="regression").ok  # a note is not a finding
+
+
+def test_a_code_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="`select` must hold codes such as 'L04', got 'L4'"):
+        examine(broken, kind="regression", select=["L4"])
+    with pytest.raises(ValueError, match="`ignore` must hold codes"):
+        examine(broken, kind="regression", ignore=["L28"])
+    assert examine(broken, kind="regression", select=["S1"]).ok  # a law
+
+
 # Levels
 
 
@@ -335,10 +361,20 @@ def test_the_fixture(tmp_path: Path) -> None:
     (tmp_path / "test_good.py").write_text(test + "    check_loss(F.mse_loss, kind='regression')\n")
     bad = "    check_loss(lambda p, t: (p - t) ** 2, kind='regression')\n"
     (tmp_path / "test_bad.py").write_text(test + bad)
-    plugin = 'pytest_plugins = ["purelosses.doctor.pytest_plugin"]\n'
-    (tmp_path / "conftest.py").write_text(plugin)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "conftest.py").write_text("import sys\nassert 'torch' not in sys.modules\n")
+    # An installed package brings the fixture by its entry point; a checkout that was installed
+    # before it had one does not, so the module is named. Naming it twice does no harm.
+    plugins = ["-p", "no:cacheprovider", "-p", "pytest_purelosses"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, "."]
+    root = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
     assert "L03 reduction" in result.stdout
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from purelosses.doctor import CODES, KINDS, LossError, Report, check_loss, examine
 from purelosses.doctor import examination as doctor
+from purelosses.doctor.examination import LEVELS
 from purelosses.registry import LOSSES
 
 # The corpus
@@ -40,13 +41,22 @@ def found_line(entry: Entry) -> bool:
     return any(item.line in entry.lines for item in hits)
 
 
-def test_defects_are_found() -> None:
-    missed = [f"{e.name} ({e.code})" for e in DEFECTS.values() if not found(e)]
-    assert len(missed) <= 0.05 * len(DEFECTS), missed
+# The entries about deployment compile, and take as long as all others together.
+compiling = pytest.mark.parametrize(
+    "levels", [("train", "func"), pytest.param(LEVELS, marks=pytest.mark.slow)]
+)
 
 
-def test_the_line_is_named() -> None:
-    located = [entry for entry in DEFECTS.values() if entry.lines]
+@compiling
+def test_defects_are_found(levels: tuple[str, ...]) -> None:
+    asked = [entry for entry in DEFECTS.values() if entry.level in levels]
+    missed = [f"{e.name} ({e.code})" for e in asked if not found(e)]
+    assert len(missed) <= 0.05 * len(asked), missed
+
+
+@compiling
+def test_the_line_is_named(levels: tuple[str, ...]) -> None:
+    located = [entry for entry in DEFECTS.values() if entry.lines and entry.level in levels]
     missed = [f"{e.name} ({e.code})" for e in located if not found_line(e)]
     assert len(missed) <= 0.1 * len(located), missed
 
@@ -317,25 +327,33 @@ def test_nothing_is_left_behind() -> None:
     assert x._version == y._version == 0
 
 
-# The laws themselves run in test_laws.py; here the doctor calls them, for a few of every kind.
-FEW = ("mse_loss", "cross_entropy_loss", "dice_loss", "giou_loss")
+# The laws themselves run in test_laws.py; here the doctor calls them, for one loss, and is asked
+# about a few of other kinds without them.
+FEW = {
+    "mse_loss": "library",
+    "cross_entropy_loss": "func",
+    "dice_loss": "func",
+    "giou_loss": "func",
+}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in LOSSES]
+    ("name", "level"),
+    [
+        *FEW.items(),
+        *(pytest.param(name, "library", marks=pytest.mark.slow) for name in LOSSES),
+    ],
 )
-def test_the_library_is_clean(name: str) -> None:
+def test_the_library_is_clean(name: str, level: Any) -> None:
     spec = LOSSES[name]
     data, options = spec.cases[0].problem(0).arguments
     loss = partial(spec.loss, **options) if options else spec.loss
-    report = examine(loss, *data, level="library")
+    report = examine(loss, *data, level=level)
     assert report.ok, str(report)
+    assert not report.notes
 
 
 def test_the_laws_are_the_top_level() -> None:
-    report = examine(LOSSES["mse_loss"].loss, kind="regression", level="library")
-    assert report.ok, str(report)
-
     def unlawful(prediction: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(prediction, target)
 

@@ -119,9 +119,11 @@ def guess(loss: Any, sample: Sequence[Any]) -> tuple[str | None, bool]:
         return None, False
     target = sample[1]
     unit = bool(((prediction >= 0) & (prediction <= 1)).all())
+    if _log_probabilities(prediction) or (_distribution(prediction) and _distribution(target)):
+        return None, False  # neither logits nor any real numbers
     if not target.is_floating_point() and target.ndim == prediction.ndim - 1:
         if prediction.ndim > 2:
-            return "segmentation", True
+            return ("probabilities" if unit else "segmentation"), not unit
         if int(target.max()) >= prediction.shape[1]:
             return "embeddings", False
         return ("probabilities" if unit else "class_logits"), not unit
@@ -162,6 +164,20 @@ def named(loss: Any) -> str | None:
         if sounds_like(first, words):
             return kind
     return None
+
+
+def _log_probabilities(x: Tensor) -> bool:
+    return x.ndim > 1 and any(
+        bool((x.logsumexp(axis).abs() < 1e-3).all()) for axis in (1, -1) if x.shape[axis] > 1
+    )
+
+
+def _distribution(x: Tensor) -> bool:
+    """Whether it sums to one over the classes, the last axis or the pixels."""
+    if x.ndim < 2 or not x.is_floating_point() or bool((x < 0).any()):
+        return False
+    axes: list[tuple[int, ...]] = [(1,), (-1,), (-2, -1)]
+    return any(bool(((x.sum(axis) - 1).abs() < 1e-3).all()) for axis in axes)
 
 
 def _boxes(x: Tensor) -> bool:

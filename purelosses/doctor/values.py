@@ -28,8 +28,11 @@ REMEDIES = {
     "sqrt": "the root has an infinite slope at 0",
     "norm": "the norm has no slope at 0",
     "exp": "exp overflows above 88 in float32",
-    "div": "0/0 is NaN",
-    "__truediv__": "0/0 is NaN",
+    "div": "a division by 0",
+    "__truediv__": "a division by 0",
+    "__rtruediv__": "a division by 0",
+    "__rdiv__": "a division by 0",
+    "reciprocal": "a division by 0",
 }
 
 

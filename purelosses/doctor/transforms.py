@@ -114,8 +114,8 @@ def _unrecorded(run: Run) -> Site | None:
 
 
 def _told(what: str, error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{what} raises {type(error).__name__}: {first[:160]}"
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    return f"{what} raises {type(error).__name__}: {first[:240]}"
 
 
 def _site(error: BaseException, run: Run) -> Site | None:

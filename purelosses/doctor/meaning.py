@@ -1,5 +1,6 @@
 """L10 to L17 and L24: what the loss says about predictions that are right, wrong or impossible."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -395,7 +396,7 @@ def ignored_positions(subject: Subject, run: Run) -> Iterator[Finding]:
             return
         ratio = padded.number / before.number if before.number else 1.0
         if abs(ratio - 1) > 1e-3:
-            message = f"As many masked samples more multiply the loss by {ratio:.3g}."
+            message = f"As many samples again, all masked, multiply the loss by {ratio:.3g}."
             yield finding("L16", message, _masking_site(masked))
 
 
@@ -535,7 +536,8 @@ def absolute_epsilon(subject: Subject, run: Run) -> Iterator[Finding]:
         return
     scale = max(abs(huge), 1e-3)
     if (kind == "boxes" and abs(one - huge) > 0.02 * scale) or abs(tiny - huge) > 0.3 * scale:
-        added = _constant_added(run)
+        # A 1 is part of a formula, as in log(1 + x); for boxes it is a pixel.
+        added = _constant_added(run, below=math.inf if kind == "boxes" else 1.0)
         divides = added is not None and _divides(run, added)
         much = kind == "boxes" or (divides and abs(one - huge) > 0.02 * scale)
         severity = "warning" if much and not _windows(run) else "advice"
@@ -555,11 +557,12 @@ def _saturated(subject: Subject) -> bool:
     return one is not None and two is not None and abs(one - two) < 1e-6 * abs(one)
 
 
-def _constant_added(run: Run) -> Node | None:
+def _constant_added(run: Run, below: float) -> Node | None:
     """The first place where a number is added to the data."""
     assert run.trace is not None
     for node in run.trace.nodes:
-        numbers = [x for x in node.keywords.get("args", ()) if type(x) in (int, float)]
+        given = node.keywords.get("args", ())
+        numbers = [x for x in given if type(x) in (int, float) and abs(x) < below]
         if (
             node.name in ("add", "__add__", "__radd__", "clamp_min", "clamp")
             and numbers

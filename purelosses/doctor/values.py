@@ -135,7 +135,7 @@ def _trials(subject: Subject) -> Iterator[tuple[str, Subject, bool]]:
             zero = {i: torch.zeros_like(subject.prediction) for i in same}
             yield "predictions of 0", subject.having(zero), subject.kind == "embeddings"
     if subject.kind is None:
-        scores = subject.prediction.shape[-1:] == (1,)
+        scores = subject.prediction.ndim > 1 and subject.prediction.shape[-1] == 1
         for value in (20.0, 200.0) if scores else ():
             for sign in (1, -1):
                 filled = {

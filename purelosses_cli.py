@@ -79,7 +79,7 @@ def _codes(text: str) -> list[str]:
 
 
 def explain(code: str) -> str:
-    """What a code means, from the file of the codes alone."""
+    """What a code means, from the file of the codes alone if it is one of the doctor's."""
     package = importlib.util.find_spec("purelosses")
     assert package is not None
     assert package.origin is not None
@@ -91,7 +91,12 @@ def explain(code: str) -> str:
     spec.loader.exec_module(module)
     entry = module.CODES.get(code)
     if entry is None:
-        raise ValueError(f"--explain must be one of {', '.join(module.CODES)}, got {code!r}")
+        from purelosses.laws import LAWS  # those need torch
+
+        if code in LAWS:
+            return f"{code} (a law)\n\n{LAWS[code].statement}"
+        known = ", ".join([*module.CODES, *LAWS])
+        raise ValueError(f"--explain must be one of {known}, got {code!r}")
     return f"{code} {entry.name} ({entry.severity})\n\n{entry.why}\n\nInstead: {entry.fix}"
 
 

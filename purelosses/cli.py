@@ -33,7 +33,7 @@ def load(target: str) -> Any:
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise ValueError(f"check: the loss must be path.py:name or module:name, got {target!r}")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, os.getcwd())  # and it stays, for imports inside functions
     try:
         # What the file prints is not the result.
         with contextlib.redirect_stdout(sys.stderr):
@@ -44,8 +44,6 @@ def load(target: str) -> Any:
     except (Exception, SystemExit) as error:
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"check: {target} cannot be imported: {told}") from error
-    finally:
-        sys.path.remove(os.getcwd())
 
 
 def _module(place: str) -> Any:

@@ -20,6 +20,7 @@ import purelosses_cli
 from purelosses import cli
 from purelosses.doctor import CODES, KINDS, Report
 from purelosses.doctor.examination import LEVELS
+from purelosses.laws import LAWS
 from purelosses.registry import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,10 @@ class Scaled(nn.Module):
 def scaled():
     return Scaled(2.0)
 
+def importing(prediction, target):
+    import helping
+    return helping.loss(prediction, target)
+
 def raising(prediction, target):
     raise RuntimeError("no")
 """
@@ -62,12 +67,15 @@ def raising(prediction, target):
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of somebody who has losses of their own."""
     (tmp_path / "their_losses.py").write_text(FILE)
+    (tmp_path / "helping.py").write_text("from torch.nn.functional import mse_loss as loss\n")
     (tmp_path / "broken.py").write_text("raise ImportError('half of it')\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
     yield tmp_path
-    sys.modules.pop("their_losses", None)
+    for name in ("their_losses", "helping"):
+        sys.modules.pop(name, None)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -103,6 +111,7 @@ def test_a_finding_and_its_line(here: Path, capsys: Capture) -> None:
         ("their_losses:quiet", "--kind", "regression"),
         ("their_losses.py:Entropy",),  # its parameter says logits
         ("their_losses.py:scaled()", "--kind", "regression"),
+        ("their_losses.py:importing", "--kind", "regression"),
         ("their_losses.py:rmse", "--kind", "regression", "--ignore", "L04"),
         ("their_losses.py:rmse", "--kind", "regression", "--select", "L01,L05"),
         ("torch.nn:MSELoss", "--kind", "regression"),
@@ -193,6 +202,8 @@ def test_explain(capsys: Capture) -> None:
     assert out.startswith("L23 discontinuity (warning)\n")
     assert CODES["L23"].why in out
     assert CODES["L23"].fix in out
+    status, out, _ = run(capsys, "check", "--explain", "S1")  # of the level "library"
+    assert (status, out) == (0, f"S1 (a law)\n\n{LAWS['S1'].statement}\n")
 
 
 # list and show

@@ -168,6 +168,7 @@ def test_no_callable_makes_it_fall_over(chunk: int) -> None:
         report = examine(thing, *samples[i % len(samples)])
         assert json.loads(report.to_json())["findings"] is not None
         assert str(report)
+        assert not report.notes
         json.loads(report.to_sarif())
         json.dumps(report.to_json())
 

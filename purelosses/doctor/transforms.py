@@ -168,7 +168,9 @@ def _loop_of_gradients(
         tensors = [s[k].clone() for s in stacks]
         leaves = [tensors[i].requires_grad_() for i in learnt]
         value = call(*tensors).sum()
-        found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        found = tuple(torch.zeros_like(x) for x in leaves)
+        if value.requires_grad:
+            found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         rows.append(found)
     return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 

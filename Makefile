@@ -62,6 +62,7 @@ bench: .bench/.ok  ## measure what a call costs, beside the peers
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/multitask.py
 	.bench/bin/python benchmarks/segmentation.py --json docs/data/benchmarks_segmentation.json
+	.bench/bin/python benchmarks/peers_doctor.py --json docs/data/peers_doctor.json
 
 gen: .venv/.ok  ## write the modules, missing pages and the navigation from the functions
 	$(BIN)/python tools/gen_nn.py

@@ -4,18 +4,16 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from purelosses.doctor import jumps, meaning, severed, transforms, values
-from purelosses.doctor.codes import RAISED_BY_TORCH
+from purelosses.doctor.codes import CODES, RAISED_BY_TORCH
 from purelosses.doctor.kinds import KINDS, guess
 from purelosses.doctor.report import Finding, LossError, Report, Site, finding, ordered
-from purelosses.doctor.subject import Run, Subject, signature_of, subject_of
+from purelosses.doctor.subject import Run, Subject, subject_of
 from purelosses.transform import name_of
 
 Level: TypeAlias = Literal["train", "func", "deploy", "library"]
@@ -48,7 +46,8 @@ def examine(
         The report.
 
     Raises:
-        ValueError: If `kind` or `level` is unknown, or there is neither a sample nor a kind.
+        ValueError: If `kind`, `level` or a code is unknown, or there is neither a sample nor a
+            kind.
 
     Examples:
         >>> from purelosses.doctor import examine
@@ -63,22 +62,28 @@ def examine(
         raise ValueError(f"examine: `kind` must be one of {tuple(KINDS)}, got {kind!r}")
     if not sample and kind is None:
         raise ValueError("examine: `sample` must be one batch unless `kind` is given, got neither")
+    wanted = None if select is None else tuple(select)
+    unwanted = tuple(ignore or ())
+    for option, codes in (("select", wanted or ()), ("ignore", unwanted)):
+        for code in codes:
+            if not known_code(code):
+                raise ValueError(f"examine: `{option}` must hold codes such as 'L04', got {code!r}")
     started = time.perf_counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batches are small; threads would only wait for each other
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found, known = _examined(loss, sample, kind, level, stop_gradient)
+            found, known, notes = _examined(loss, sample, kind, level, stop_gradient)
     finally:
         torch.set_num_threads(threads)
     selected = [
         f
         for f in found
-        if (select is None or f.code in select) and f.code not in (ignore or ()) and not f.ignored
+        if (wanted is None or f.code in wanted) and f.code not in unwanted and not f.ignored
     ]
     seconds = time.perf_counter() - started
-    return Report(_name(loss), known, level, ordered(selected), seconds)
+    return Report(_name(loss), known, level, ordered(selected), seconds, tuple(notes))
 
 
 def check_loss(loss: Callable[..., Any], *sample: Any, **options: Any) -> Report:
@@ -101,6 +106,14 @@ def check_loss(loss: Callable[..., Any], *sample: Any, **options: Any) -> Report
     return report
 
 
+def known_code(code: str) -> bool:
+    if code in CODES:
+        return True
+    from purelosses.laws import LAWS
+
+    return code in LAWS
+
+
 def _name(loss: Any) -> str:
     if isinstance(loss, nn.Module):
         return type(loss).__name__
@@ -112,15 +125,16 @@ def _name(loss: Any) -> str:
 
 def _examined(
     loss: Any, sample: tuple[Any, ...], kind: str | None, level: str, stopped: Sequence[int | str]
-) -> tuple[list[Finding], str | None]:
+) -> tuple[list[Finding], str | None, list[str]]:
+    """The findings, the kind, and what could not be judged."""
     if not callable(loss):
-        return [finding("L00", f"It is not callable: {type(loss).__name__}.")], kind
+        return [finding("L00", f"It is not callable: {type(loss).__name__}.")], kind, []
     if isinstance(loss, type) and issubclass(loss, nn.Module):
         try:
             loss = loss()
         except Exception as error:
             message = f"{loss.__name__}() raises {type(error).__name__}: {error}"
-            return [finding("L00", message, _definition(loss))], kind
+            return [finding("L00", message, _definition(loss))], kind, []
     declared = kind is not None
     certain = declared
     if sample and kind is None:
@@ -137,8 +151,9 @@ def _examined(
     assert subject is not None
     found = list(_cannot(subject, run))
     if run.value is None or run.error is not None:
-        return found, kind
-    return found + list(_findings(subject, run)), kind
+        return found, kind, []
+    more, notes = _findings(subject, run)
+    return found + more, kind, notes
 
 
 def _definition(loss: Any) -> Site | None:
@@ -196,63 +211,56 @@ def _return_site(subject: Subject) -> Site | None:
     return Site(file, first + (returns[-1] if returns else 0))
 
 
-Detector: TypeAlias = Callable[[], Iterator[Finding]]
-
-
-def _findings(subject: Subject, run: Run) -> Iterator[Finding]:
-    """Every detector that the level asks for; one that fails says nothing."""
+def _findings(subject: Subject, run: Run) -> tuple[list[Finding], list[str]]:
+    """What the detectors of the level find, and which of them failed."""
     found: list[Finding] = []
+    notes: list[str] = []
     learns = bool(run.leaves)
 
-    def ask(detector: Detector) -> None:
+    def ask(codes: str, detector: Callable[..., Iterator[Finding]], *more: Any) -> None:
         try:
-            found.extend(detector())
-        except Exception:
-            if DEBUG:
-                raise
+            found.extend(detector(subject, *more))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            notes.append(f"could not judge: {codes} ({type(error).__name__}: {reason[:200]})")
 
-    ask(partial(values.changed_inputs, subject))
-    ask(partial(values.hidden_state, subject, run))
-    steady = replace(subject, loss=subject.loss)
-    ask(partial(values.reduction, steady, run))
-    ask(partial(values.broadcasting, subject, run))
+    ask("L06", values.changed_inputs)
+    ask("L08", values.hidden_state, run)
+    ask("L03", values.reduction, run)
+    ask("L09", values.broadcasting, run)
     if learns and run.finite:
-        ask(partial(severed.lost_gradient, subject, run))
-        ask(lambda: severed.wrong_derivative(subject, run, list(found)))
-        ask(partial(severed.idle_parameters, subject, run))
-    ask(partial(values.stability, subject, run))
-    ask(partial(meaning.activations, subject, run))
-    ask(lambda: meaning.doubled_floor(subject, run, list(found)))
-    ask(partial(meaning.masks_of_255, subject, run))
+        ask("L01, L02, L05", severed.lost_gradient, run)
+        ask("L07", severed.wrong_derivative, run, list(found))
+        ask("L22", severed.idle_parameters, run)
+    ask("L04", values.stability, run)
+    ask("L12, L13", meaning.activations, run)
+    ask("L12", meaning.doubled_floor, run, list(found))
+    ask("L14", meaning.masks_of_255, run)
     scalar = run.value is not None and run.value.numel() == 1
     if run.finite and scalar and learns:
         severed_already = any(
             f.code in ("L01", "L02", "L05") and f.severity == "error" for f in found
         )
-        ask(partial(meaning.upside_down, subject, run))
-        ask(partial(meaning.shifting_minimum, subject, run))
-        ask(partial(meaning.labels_out_of_range, subject, run))
-        ask(partial(meaning.ignored_positions, subject, run))
-        ask(partial(meaning.sum_of_none, subject))
-        ask(partial(values.dead_on_empty, subject, run))
-        ask(partial(meaning.absolute_epsilon, subject, run))
+        ask("L10", meaning.upside_down, run)
+        ask("L11", meaning.shifting_minimum, run)
+        ask("L15", meaning.labels_out_of_range, run)
+        ask("L16", meaning.ignored_positions, run)
+        ask("L17", meaning.sum_of_none)
+        ask("L18", values.dead_on_empty, run)
+        ask("L24", meaning.absolute_epsilon, run)
         if not any(f.code in ("L12", "L13") for f in found):
-            ask(partial(meaning.dead_activation, subject, run))
+            ask("L12", meaning.dead_activation, run)
         if not severed_already:
-            ask(partial(jumps.discontinuity, subject, run))
-    ask(partial(values.half_precision, subject, run))
-    ask(partial(transforms.synchronisation, subject, run))
+            ask("L23", jumps.discontinuity, run)
+    ask("L19", values.half_precision, run)
+    ask("L20", transforms.synchronisation, run)
     if subject.level != "train" and learns:
-        ask(partial(transforms.forward_mode, subject, run))
-        ask(partial(transforms.mapped, subject, run))
+        ask("L25", transforms.forward_mode, run)
+        ask("L26", transforms.mapped, run)
     if subject.level in ("deploy", "library"):
-        ask(partial(transforms.compiled, subject, run))
+        ask("L21, L27", transforms.compiled, run)
     if subject.level == "library":
         from purelosses.doctor.library import broken_laws
 
-        ask(partial(broken_laws, subject))
-    yield from found
-
-
-DEBUG = False
-__all__ = ["LEVELS", "check_loss", "examine", "signature_of"]
+        ask("the laws", broken_laws)
+    return found, notes

@@ -1,5 +1,6 @@
 """Kinds of losses: what their batches look like, and which predictions are perfect or extreme."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,9 +119,11 @@ def guess(loss: Any, sample: Sequence[Any]) -> tuple[str | None, bool]:
         return None, False
     target = sample[1]
     unit = bool(((prediction >= 0) & (prediction <= 1)).all())
+    if _log_probabilities(prediction) or (_distribution(prediction) and _distribution(target)):
+        return None, False  # neither logits nor any real numbers
     if not target.is_floating_point() and target.ndim == prediction.ndim - 1:
         if prediction.ndim > 2:
-            return "segmentation", True
+            return ("probabilities" if unit else "segmentation"), not unit
         if int(target.max()) >= prediction.shape[1]:
             return "embeddings", False
         return ("probabilities" if unit else "class_logits"), not unit
@@ -135,9 +138,50 @@ def guess(loss: Any, sample: Sequence[Any]) -> tuple[str | None, bool]:
         return "binary_logits", True
     if values == {-1.0, 1.0}:
         return "binary_logits", False
+    if _distribution(target) and not unit:
+        return ("class_logits" if prediction.ndim == 2 else "segmentation"), False
+    if unit and bool(((target >= 0) & (target <= 1)).all()):
+        return "regression", False  # or soft labels
     if sounds_like(first, ("real", "fake", "score", "critic", "logit", "student")):
         return None, False
     return "regression", sounds_like([*names, "", ""][1], ("target", "true", "y", "label"))
+
+
+def named(loss: Any) -> str | None:
+    """The kind that the names of a loss's own parameters tell, if they do."""
+    if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+        names = list(inspect.signature(loss.forward).parameters)[1:]
+    else:
+        names = list(signature_of(loss))
+    if not names:
+        return None
+    first, *others = names
+    if sounds_like(first, ("logit",)):
+        labelled = any(sounds_like(name, ("label", "classes", "ids")) for name in others)
+        return "class_logits" if labelled else "binary_logits"
+    for kind, words in (
+        ("probabilities", ("prob", "probability", "probabilities")),
+        ("boxes", ("box", "boxes")),
+        ("embeddings", ("embedding", "anchor", "feature")),
+        ("scores", ("score",)),
+    ):
+        if sounds_like(first, words):
+            return kind
+    return None
+
+
+def _log_probabilities(x: Tensor) -> bool:
+    return x.ndim > 1 and any(
+        bool((x.logsumexp(axis).abs() < 1e-3).all()) for axis in (1, -1) if x.shape[axis] > 1
+    )
+
+
+def _distribution(x: Tensor) -> bool:
+    """Whether it sums to one over the classes, the last axis or the pixels."""
+    if x.ndim < 2 or not x.is_floating_point() or bool((x < 0).any()):
+        return False
+    axes: list[tuple[int, ...]] = [(1,), (-1,), (-2, -1)]
+    return any(bool(((x.sum(axis) - 1).abs() < 1e-3).all()) for axis in axes)
 
 
 def _boxes(x: Tensor) -> bool:
@@ -220,13 +264,19 @@ def edges(kind: str | None, prediction: Tensor, target: Tensor | None) -> Iterat
             if again is not None:
                 yield Probe(f"{name}, perfect prediction", again[0], other, True)
     if kind == "regression" and target is not None and target.shape == prediction.shape:
+        # As far as the sample says that values go: shares stay below 1, durations above 0.
+        low = float(target.min()) if target.numel() else 0.0
+        shares = bool(((prediction >= 0) & (prediction <= 1) & (target >= 0) & (target <= 1)).all())
         far = torch.full_like(target, 200.0) if target.is_floating_point() else target
-        yield Probe("prediction equal to target", target.to(prediction.dtype), target, True)
-        yield Probe("a residual of 200", prediction, far, True)
-        yield Probe("a residual of -200", prediction, -far, False)
         zeros = torch.zeros_like(target)
-        yield Probe("targets of 0", prediction, zeros, True)
-        yield Probe("prediction and target 0", torch.zeros_like(prediction), zeros, True)
+        yield Probe("prediction equal to target", target.to(prediction.dtype), target, True)
+        if not shares:
+            yield Probe("a residual of 200", prediction, far, True)
+        if low < 0:
+            yield Probe("a residual of -200", prediction, -far, False)
+        if low <= 0 or shares:
+            yield Probe("targets of 0", prediction, zeros, True)
+            yield Probe("prediction and target 0", torch.zeros_like(prediction), zeros, True)
         yield Probe("constant prediction", torch.ones_like(prediction), target, False)
     if kind == "boxes" and target is not None:
         flat = torch.cat([prediction[..., :2], prediction[..., :2]], -1)
@@ -251,7 +301,10 @@ def edges(kind: str | None, prediction: Tensor, target: Tensor | None) -> Iterat
 
 def empty_targets(kind: str, prediction: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:
     if kind in ("class_logits", "segmentation") or target.shape != prediction.shape:
-        yield "one class only", torch.zeros_like(target)
+        only = torch.zeros_like(target)
+        if target.shape == prediction.shape:
+            only[:, 0] = 1
+        yield "one class only", only
         return
     low = float(target.min()) if float(target.min()) < 0 else 0.0
     yield "no positives", torch.full_like(target, low)

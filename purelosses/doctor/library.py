@@ -24,6 +24,17 @@ DOMAINS: dict[str, tuple[Domain, Domain]] = {
     "scores": ("logits", "logits"),
 }
 
+# What is found in our own losses, is true of them, and stays.
+OWN: dict[str, dict[str, str]] = {
+    "absolute_percentage_loss": {"L04": "no share of a target of 0 is an error"},
+    "relative_l2_loss": {"L04": "no share of a target of 0 is an error"},
+    "kl_divergence_loss": {
+        "L04": 'with `direction="reverse"`, probability where the target has none costs infinity'
+    },
+    "hausdorff_dt_loss": {"L23": "distances are those from a thresholded prediction, as published"},
+    "skeleton_recall_loss": {"L18": "where there is no skeleton, there is nothing to recall"},
+}
+
 
 def judged(subject: Subject) -> list[Judged]:
     """The loss as the laws know it: from the registry, or made from its kind."""

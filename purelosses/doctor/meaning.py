@@ -1,5 +1,6 @@
 """L10 to L17 and L24: what the loss says about predictions that are right, wrong or impossible."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -289,7 +290,7 @@ def labels_out_of_range(subject: Subject, run: Run) -> Iterator[Finding]:
     if subject.kind == "embeddings" or axis is None or not target.numel():
         return
     classes = subject.prediction.shape[axis]
-    ignored = _ignored_labels(subject)
+    ignored = {-100, *_ignored_labels(subject)}
     for label in (classes, classes + 3, -1):
         if label in ignored:
             continue
@@ -324,15 +325,15 @@ def _learnt_wrongly(subject: Subject, target: Tensor, trial: Run, axis: int) -> 
 
 
 def _ignored_labels(subject: Subject) -> set[int]:
-    found = {-100}
-    for name, parameter in signature_of(subject.loss).items():
-        if isinstance(parameter.default, int) and re.search("ignore|void|pad", name):
-            found.add(parameter.default)
-    module = subject.module
-    for name, setting in vars(module).items() if module is not None else ():
-        if isinstance(setting, int) and re.search("ignore|void|pad", name):
-            found.add(setting)
-    return found
+    """The labels that the loss's options say it ignores; an option of None ignores nothing."""
+    options = {name: p.default for name, p in signature_of(subject.loss).items()}
+    if subject.module is not None:
+        options |= vars(subject.module)
+    return {
+        value
+        for name, value in options.items()
+        if type(value) is int and re.search("ignore|void|pad", name)
+    }
 
 
 LOOKING_UP = {
@@ -395,7 +396,7 @@ def ignored_positions(subject: Subject, run: Run) -> Iterator[Finding]:
             return
         ratio = padded.number / before.number if before.number else 1.0
         if abs(ratio - 1) > 1e-3:
-            message = f"As many masked samples more multiply the loss by {ratio:.3g}."
+            message = f"As many samples again, all masked, multiply the loss by {ratio:.3g}."
             yield finding("L16", message, _masking_site(masked))
 
 
@@ -413,12 +414,9 @@ def _with_ignored(subject: Subject) -> tuple[Subject, Tensor] | None:
     """The subject with some positions left out, and which are kept."""
     target = subject.target
     if target is not None and not target.is_floating_point() and target.dtype != torch.bool:
-        named = _ignored_labels(subject) - {-100}
-        explicit = re.search(
-            "ignore", " ".join([*signature_of(subject.loss), *_attributes(subject)])
-        )
-        if named or explicit:
-            label = next(iter(named), -100)
+        named = _ignored_labels(subject)
+        if named:
+            label = next(iter(named - {-100}), -100)
             keep = torch.ones_like(target, dtype=torch.bool)
             keep.view(-1)[::3] = False
             return subject.predicting(subject.prediction, torch.where(keep, target, label)), keep
@@ -442,10 +440,6 @@ def _with_ignored(subject: Subject) -> tuple[Subject, Tensor] | None:
 
 def _inverted(name: str) -> bool:
     return "pad" in name or "ignore" in name
-
-
-def _attributes(subject: Subject) -> list[str]:
-    return list(vars(subject.module)) if subject.module is not None else []
 
 
 def _append_ignored(subject: Subject, keep: Tensor) -> Subject | None:
@@ -538,9 +532,12 @@ def absolute_epsilon(subject: Subject, run: Run) -> Iterator[Finding]:
     tiny, one, large, huge = (float(v) for v in values.values() if v is not None)
     if abs(large) < 1e-9 or abs(large - huge) > 1e-3 * abs(huge):
         return
+    if _saturated(subject):
+        return
     scale = max(abs(huge), 1e-3)
     if (kind == "boxes" and abs(one - huge) > 0.02 * scale) or abs(tiny - huge) > 0.3 * scale:
-        added = _constant_added(run)
+        # A 1 is part of a formula, as in log(1 + x); for boxes it is a pixel.
+        added = _constant_added(run, below=math.inf if kind == "boxes" else 1.0)
         divides = added is not None and _divides(run, added)
         much = kind == "boxes" or (divides and abs(one - huge) > 0.02 * scale)
         severity = "warning" if much and not _windows(run) else "advice"
@@ -551,11 +548,21 @@ def absolute_epsilon(subject: Subject, run: Run) -> Iterator[Finding]:
         yield finding("L24", message, node.site if node else None, severity)  # type: ignore[arg-type]
 
 
-def _constant_added(run: Run) -> Node | None:
+def _saturated(subject: Subject) -> bool:
+    """Whether large data cost the same whatever they are: robust losses end in a plateau."""
+    x = subject.prediction
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    other = subject.predicting(x + 0.3 * x.abs().mean() * noise)
+    one, two = _scaled(subject, 1e9), _scaled(other, 1e9)
+    return one is not None and two is not None and abs(one - two) < 1e-6 * abs(one)
+
+
+def _constant_added(run: Run, below: float) -> Node | None:
     """The first place where a number is added to the data."""
     assert run.trace is not None
     for node in run.trace.nodes:
-        numbers = [x for x in node.keywords.get("args", ()) if type(x) in (int, float)]
+        given = node.keywords.get("args", ())
+        numbers = [x for x in given if type(x) in (int, float) and abs(x) < below]
         if (
             node.name in ("add", "__add__", "__radd__", "clamp_min", "clamp")
             and numbers

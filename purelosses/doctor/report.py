@@ -106,6 +106,7 @@ class Report:
     level: str
     findings: tuple[Finding, ...]
     seconds: float
+    notes: tuple[str, ...] = ()  # what could not be judged, and why
 
     @property
     def ok(self) -> bool:
@@ -116,7 +117,7 @@ class Report:
         fields = ("loss", "kind", "level", "ok", "seconds")
         head = {name: getattr(self, name) for name in fields}
         findings = [asdict(item) for item in self.findings]
-        return json.dumps({**head, "findings": findings}, indent=2)
+        return json.dumps({**head, "findings": findings, "notes": self.notes}, indent=2)
 
     def to_sarif(self) -> str:
         """SARIF 2.1.0, which code hosts show on the line of a change."""
@@ -133,12 +134,19 @@ class Report:
             for code in codes
         ]
         driver = {"name": "purelosses", "rules": rules}
-        run = {"tool": {"driver": driver}, "results": [_result(item) for item in self.findings]}
+        run: dict[str, Any] = {
+            "tool": {"driver": driver},
+            "results": [_result(item) for item in self.findings],
+        }
+        if self.notes:
+            told = [{"level": "note", "message": {"text": note}} for note in self.notes]
+            run["invocations"] = [{"executionSuccessful": True, "toolExecutionNotifications": told}]
         schema = "https://json.schemastore.org/sarif-2.1.0.json"
         return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=2)
 
     def __str__(self) -> str:
-        return "\n".join([self._headline(), *(f"\n{item}" for item in self.findings)])
+        parts = [f"\n{part}" for part in (*self.findings, *self.notes)]
+        return "\n".join([self._headline(), *parts])
 
     def _headline(self) -> str:
         counts = [(s, sum(f.severity == s for f in self.findings)) for s in SEVERITIES]
@@ -148,19 +156,23 @@ class Report:
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.markup import escape
+        from rich.table import Table
         from rich.text import Text
 
-        parts = [Text(self._headline(), style="bold green" if self.ok else "bold")]
+        parts: list[Any] = [Text(self._headline(), style="bold green" if self.ok else "bold")]
         for item in self.findings:
             colour = COLOURS[item.severity]
-            head = f"\n[{colour}]{item.severity} {item.code}[/] [bold]{item.name}[/]  "
-            parts.append(Text.from_markup(head + escape(item.message)))
+            head = (f"\n{item.severity} {item.code}", colour)
+            parts.append(Text.assemble(head, " ", (item.name, "bold"), f"  {item.message}"))
             if item.file is not None:
-                code = f"  [dim]{escape(item.where)}[/]  [{colour}]│[/] {escape(item.source)}"
-                parts.append(Text.from_markup(code))
-            parts.append(Text.from_markup(f"  [dim]why[/] {escape(item.why)}"))
-            parts.append(Text.from_markup(f"  [dim]fix[/] [green]{escape(item.fix)}[/]"))
+                line = Text.assemble("  ", (item.where, "dim"), "  ", ("│ ", colour), item.source)
+                line.no_wrap, line.overflow = True, "ignore"  # so that it can be copied
+                parts.append(line)
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(Text("  why", "dim"), Text(item.why))
+            grid.add_row(Text("  fix", "dim"), Text(item.fix, "green"))
+            parts.append(grid)
+        parts += [Text(f"\n{note}", style="dim") for note in self.notes]
         return Group(*parts)
 
 

@@ -114,8 +114,8 @@ def _unrecorded(run: Run) -> Site | None:
 
 
 def _told(what: str, error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{what} raises {type(error).__name__}: {first[:160]}"
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    return f"{what} raises {type(error).__name__}: {first[:240]}"
 
 
 def _site(error: BaseException, run: Run) -> Site | None:
@@ -168,7 +168,9 @@ def _loop_of_gradients(
         tensors = [s[k].clone() for s in stacks]
         leaves = [tensors[i].requires_grad_() for i in learnt]
         value = call(*tensors).sum()
-        found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        found = tuple(torch.zeros_like(x) for x in leaves)
+        if value.requires_grad:
+            found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         rows.append(found)
     return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 

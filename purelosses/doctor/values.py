@@ -28,8 +28,11 @@ REMEDIES = {
     "sqrt": "the root has an infinite slope at 0",
     "norm": "the norm has no slope at 0",
     "exp": "exp overflows above 88 in float32",
-    "div": "0/0 is NaN",
-    "__truediv__": "0/0 is NaN",
+    "div": "a division by 0",
+    "__truediv__": "a division by 0",
+    "__rtruediv__": "a division by 0",
+    "__rdiv__": "a division by 0",
+    "reciprocal": "a division by 0",
 }
 
 
@@ -132,7 +135,7 @@ def _trials(subject: Subject) -> Iterator[tuple[str, Subject, bool]]:
             zero = {i: torch.zeros_like(subject.prediction) for i in same}
             yield "predictions of 0", subject.having(zero), subject.kind == "embeddings"
     if subject.kind is None:
-        scores = subject.prediction.shape[-1:] == (1,)
+        scores = subject.prediction.ndim > 1 and subject.prediction.shape[-1] == 1
         for value in (20.0, 200.0) if scores else ():
             for sign in (1, -1):
                 filled = {

@@ -1,6 +1,7 @@
-"""The fixture `check_loss`, for a conftest.py that says so.
+"""The pytest fixture `check_loss`, there wherever purelosses is installed.
 
-pytest_plugins = ["purelosses.doctor.pytest_plugin"]
+It lies outside the package, because pytest loads it at every start and importing the package
+imports torch.
 """
 
 from collections.abc import Callable

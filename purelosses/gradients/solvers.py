@@ -13,9 +13,9 @@ from torch import Tensor
 # Up to so many unknowns all supports can be tried at once.
 ENUMERATED = 8
 
-# From supports of shape (b, m) to x and y of shape (b, m, k), for k problems: y = 0 on the support
-# and x = 0 outside it. The solution is the one where no x and no y is negative.
-Candidate = Callable[[Tensor], tuple[Tensor, Tensor]]
+# From supports of shape (b, m) to numbers of shape (b, m, k), for k problems: the solution x on the
+# support, where y = 0, and y outside it, where x = 0. None of them is negative for the right one.
+Candidate = Callable[[Tensor], Tensor]
 
 
 def solve_lcp(C: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,28 +23,28 @@ def solve_lcp(C: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         C: Positive definite with a diagonal of about 1, shape (m, m).
-        q: A problem in each column, shape (m, k), with entries up to about 1.
+        q: A problem in each row, shape (k, m), with entries up to about 1.
 
     Returns:
-        x, of shape (m, k), and by how much the worst of its conditions is missed.
+        x, of shape (k, m), and by how much the worst of its conditions is missed.
     """
-    each, together = partial(lcp_candidate, C, q.T.unsqueeze(-1)), partial(lcp_candidate, C, q)
-    x, y = solve_by_support(each, together, q.T < 0)
-    return x.squeeze(-1).T, residual(x, y)
+    own, opposite = -q, -identity(C)
 
+    def candidate(right: Tensor, support: Tensor) -> Tensor:
+        """C x − y = −q, with a column of C for each unknown x and one of −1 for each y."""
+        system = torch.where(support.unsqueeze(-2), C, opposite)
+        # Not `solve`, which waits for the GPU to say whether a matrix is singular.
+        unknown: Tensor = torch.linalg.solve_ex(system, right).result
+        return unknown
 
-def lcp_candidate(C: Tensor, q: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    x = solve_on(support, C, -q)
-    return x, C @ x + q
+    def together(supports: Tensor) -> Tensor:
+        # Expanded, as vmap does not broadcast the batches of a system and its right-hand sides.
+        return candidate(own.T.expand(*supports.shape, -1), supports)
 
-
-def solve_on(support: Tensor, C: Tensor, right: Tensor) -> Tensor:
-    """C x = right on supports (b, m), x = 0 outside them, for columns (m, k) or (b, m, k)."""
-    inside = support.unsqueeze(-1)
-    system, right = torch.where(inside, C, identity(C)), torch.where(inside, right, 0.0)
-    # Not `solve`, which waits for the GPU to say whether a matrix is singular.
-    x: Tensor = torch.linalg.solve_ex(system, right).result
-    return x
+    each = partial(candidate, own.unsqueeze(-1))
+    unknown, support = solve_by_support(each, together, q < 0)
+    x = torch.where(support, unknown, 0.0)
+    return x, residual(x, x @ C.T + q)
 
 
 def identity(C: Tensor) -> Tensor:
@@ -53,7 +53,8 @@ def identity(C: Tensor) -> Tensor:
 
 def residual(x: Tensor, y: Tensor) -> Tensor:
     """By how much x ≥ 0, y ≥ 0 and xy = 0 are missed at worst."""
-    return torch.minimum(x, y).abs().amax().detach()
+    worst: Tensor = torch.linalg.vector_norm(torch.minimum(x, y).detach(), torch.inf)
+    return worst
 
 
 def every_support(m: int, device: torch.device) -> Tensor:
@@ -65,7 +66,7 @@ def every_support(m: int, device: torch.device) -> Tensor:
 def solve_by_support(
     each: Candidate, together: Candidate, support: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """x and y on the support of each of k problems where neither is negative.
+    """For each of k problems the support where nothing is negative, and the numbers on it: (k, m).
 
     By block principal pivoting: who is on the wrong side changes sides, all at once, and when that
     has not helped three times in a row, only the last of them, which cannot run in circles (Júdice
@@ -82,11 +83,11 @@ def solve_by_support(
     look = may_look(support)
     if look or m > ENUMERATED:
         for turn in range(2 * m + 8):
-            x, y = each(support)
-            negative = torch.where(support.unsqueeze(-1), x, y).squeeze(-1)
-            wrong = negative < -1e-13 * (1 + x.abs().amax(-2))
+            unknown = each(support).squeeze(-1)
+            largest = torch.linalg.vector_norm(unknown, torch.inf, -1, keepdim=True)
+            wrong = torch.add(unknown, largest, alpha=1e-13) < -1e-13
             if look and not wrong.any():
-                return x, y
+                return unknown, support
             if turn == 3:
                 places = torch.arange(m, device=support.device)
                 fewest = torch.full((len(support), 1), m + 1, device=support.device)
@@ -98,9 +99,9 @@ def solve_by_support(
                 last = places == torch.where(wrong, places, -1).amax(-1, keepdim=True)
                 wrong = wrong & (last | (patience >= 0))
             support = support ^ wrong
-        if m > ENUMERATED:
-            return each(support)
-    return each(best_support(together, every_support(m, support.device)))
+    if m <= ENUMERATED:
+        support = best_support(together, every_support(m, support.device))
+    return each(support).squeeze(-1), support
 
 
 def may_look(x: Tensor) -> bool:
@@ -123,7 +124,7 @@ def best_support(candidate: Candidate, supports: Tensor) -> Tensor:
 
     The nearest one, not the first within a tolerance: rounding then needs no allowance.
     """
-    least = torch.minimum(*candidate(supports)).amin(-2).detach()
+    least = candidate(supports).amin(-2).detach()
     # A singular system gives NaN, which is as far as can be.
     return supports.index_select(0, least.nan_to_num(nan=-torch.inf).argmax(0))
 
@@ -142,18 +143,25 @@ def solve_within_ball(
     Returns:
         r, of shape (m,), and by how much the worst of its conditions is missed.
     """
-    candidate = partial(ball_candidate, C, b, t, radius)
+
+    def candidate(support: Tensor) -> Tensor:
+        r, y = on_support(C, b, t, radius, support)
+        return torch.where(support, r, y).unsqueeze(-1)
+
     places = torch.arange(len(b), device=b.device)
     first = torch.where(t > 0, b / t, torch.inf).argmin()
-    r, y = solve_by_support(candidate, candidate, (places == first).unsqueeze(0))
-    return r.reshape(-1), residual(r, y)
+    _, support = solve_by_support(candidate, candidate, (places == first).unsqueeze(0))
+    r, y = on_support(C, b, t, radius, support)
+    return r.squeeze(0), residual(r, y)
 
 
-def ball_candidate(
+def on_support(
     C: Tensor, b: Tensor, t: Tensor, radius: float | Tensor, support: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""On a support, $r = \mu p - h$ with $C p = t$, $C h = b$; its length is a quadratic in μ."""
-    p, h = solve_on(support, C, torch.stack([t, b], -1)).unbind(-1)
+    r"""On supports, $r = \mu p - h$ with $C p = t$, $C h = b$; its length is a quadratic in μ."""
+    inside, right = support.unsqueeze(-1), torch.stack([t, b], -1)
+    system, right = torch.where(inside, C, identity(C)), torch.where(inside, right, 0.0)
+    p, h = torch.linalg.solve_ex(system, right).result.unbind(-1)
     tp, th = p @ t, h @ t
     discriminant = th**2 - tp * (h @ b - radius**2)
     some = discriminant > 0
@@ -161,7 +169,7 @@ def ball_candidate(
     # The empty support has no r of this length: 0 / 0 is as far from a solution as can be.
     mu = ((th + root) / tp).unsqueeze(-1)
     r = mu * p - h
-    return r.unsqueeze(-1), (r @ C.T + b - mu * t).unsqueeze(-1)
+    return r, r @ C.T + b - mu * t
 
 
 # Newton steps are tried at these lengths, as sums and as factors. Long ones save rounds where the

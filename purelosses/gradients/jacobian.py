@@ -394,9 +394,11 @@ def _inner_products(rows: Rows, dtype: torch.dtype) -> Tensor:
 
 
 def _weighted_sum(weights: Tensor, row: Tensor | Sequence[Tensor]) -> Tensor:
-    parts = row.unbind() if isinstance(row, Tensor) else row
+    if isinstance(row, Tensor):
+        total: Tensor = torch.tensordot(weights.to(row.dtype), row, 1)
+        return total
     scaled = [
-        part * weight.to(part.dtype) for part, weight in zip(parts, weights.unbind(), strict=True)
+        part * weight.to(part.dtype) for part, weight in zip(row, weights.unbind(), strict=True)
     ]
     total = scaled[0]
     for part in scaled[1:]:

@@ -5,7 +5,6 @@ carries no gradient; the solution that follows from it does.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,8 +12,8 @@ from torch import Tensor
 # Up to so many unknowns all supports can be tried at once.
 ENUMERATED = 8
 
-# From supports of shape (b, m) to numbers of shape (b, m, k), for k problems: the solution x on the
-# support, where y = 0, and y outside it, where x = 0. None of them is negative for the right one.
+# From supports to numbers: the solution x on a support, where y = 0, and y outside it, where x = 0.
+# None of them is negative for the right one.
 Candidate = Callable[[Tensor], Tensor]
 
 
@@ -28,23 +27,25 @@ def solve_lcp(C: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         x, of shape (k, m), and by how much the worst of its conditions is missed.
     """
-    own, opposite = -q, -identity(C)
+    opposite = -identity(C)
+    own, common = -q.unsqueeze(-1), -q.T.unsqueeze(0)
 
-    def candidate(right: Tensor, support: Tensor) -> Tensor:
+    def each(support: Tensor) -> Tensor:
         """C x − y = −q, with a column of C for each unknown x and one of −1 for each y."""
-        system = torch.where(support.unsqueeze(-2), C, opposite)
-        # Not `solve`, which waits for the GPU to say whether a matrix is singular.
-        unknown: Tensor = torch.linalg.solve_ex(system, right).result
-        return unknown
+        return solve(torch.where(support.unsqueeze(-2), C, opposite), own).squeeze(-1)
 
-    def together(supports: Tensor) -> Tensor:
-        # Expanded, as vmap does not broadcast the batches of a system and its right-hand sides.
-        return candidate(own.T.expand(*supports.shape, -1), supports)
+    def together(support: Tensor) -> Tensor:
+        return solve(torch.where(support.unsqueeze(-2), C, opposite), common)
 
-    each = partial(candidate, own.unsqueeze(-1))
     unknown, support = solve_by_support(each, together, q < 0)
     x = torch.where(support, unknown, 0.0)
     return x, residual(x, x @ C.T + q)
+
+
+def solve(system: Tensor, right: Tensor) -> Tensor:
+    # Not torch's `solve`, which waits for the GPU to say whether a matrix is singular.
+    x: Tensor = torch.linalg.solve_ex(system, right).result
+    return x
 
 
 def identity(C: Tensor) -> Tensor:
@@ -75,17 +76,18 @@ def solve_by_support(
     served by trying all supports.
 
     Args:
-        each: For supports (k, m), one for each problem.
-        together: For supports (b, m), each with all k problems.
+        each: From supports (k, m), one for each problem, to (k, m).
+        together: From supports (b, m), each for all k problems, to (b, m, k).
         support: Where to begin, shape (k, m).
     """
     m = support.shape[-1]
     look = may_look(support)
+    rounding = torch.full((), -1e-13, dtype=torch.float64, device=support.device)
     if look or m > ENUMERATED:
         for turn in range(2 * m + 8):
-            unknown = each(support).squeeze(-1)
+            unknown = each(support)
             largest = torch.linalg.vector_norm(unknown, torch.inf, -1, keepdim=True)
-            wrong = torch.add(unknown, largest, alpha=1e-13) < -1e-13
+            wrong = unknown < torch.addcmul(rounding, rounding, largest)
             if look and not wrong.any():
                 return unknown, support
             if turn == 3:
@@ -101,7 +103,7 @@ def solve_by_support(
             support = support ^ wrong
     if m <= ENUMERATED:
         support = best_support(together, every_support(m, support.device))
-    return each(support).squeeze(-1), support
+    return each(support), support
 
 
 def may_look(x: Tensor) -> bool:
@@ -143,33 +145,34 @@ def solve_within_ball(
     Returns:
         r, of shape (m,), and by how much the worst of its conditions is missed.
     """
+    right, opposite = torch.stack([t, b], -1).unsqueeze(0), -identity(C)
+    # Tensors, not numbers: so small a thing costs torch a third of the time.
+    radius = torch.as_tensor(radius, dtype=C.dtype, device=C.device)
+    nothing, square = torch.zeros_like(radius), radius * radius
 
     def candidate(support: Tensor) -> Tensor:
-        r, y = on_support(C, b, t, radius, support)
-        return torch.where(support, r, y).unsqueeze(-1)
+        """On a support r = μp − h with C p = t and C h = b, whose length is a quadratic in μ."""
+        both = solve(torch.where(support.unsqueeze(-2), C, opposite), right)
+        products = right.mT @ torch.where(support.unsqueeze(-1), both, nothing)
+        tp, th, _, bh = products.flatten(-2).unbind(-1)
+        # Not at least 0, where the derivative of the root would be infinite.
+        discriminant = torch.addcmul(th * th, tp, square - bh).clamp_min(1e-300)
+        # The empty support has no r of this length: 1 / 0 is as far from a solution as can be.
+        mu = (th + discriminant.sqrt()) / tp
+        p, h = both.unbind(-1)
+        return mu.unsqueeze(-1) * p - h
 
-    places = torch.arange(len(b), device=b.device)
-    first = torch.where(t > 0, b / t, torch.inf).argmin()
-    _, support = solve_by_support(candidate, candidate, (places == first).unsqueeze(0))
-    r, y = on_support(C, b, t, radius, support)
-    return r.squeeze(0), residual(r, y)
-
-
-def on_support(
-    C: Tensor, b: Tensor, t: Tensor, radius: float | Tensor, support: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""On supports, $r = \mu p - h$ with $C p = t$, $C h = b$; its length is a quadratic in μ."""
-    inside, right = support.unsqueeze(-1), torch.stack([t, b], -1)
-    system, right = torch.where(inside, C, identity(C)), torch.where(inside, right, 0.0)
-    p, h = torch.linalg.solve_ex(system, right).result.unbind(-1)
-    tp, th = p @ t, h @ t
-    discriminant = th**2 - tp * (h @ b - radius**2)
-    some = discriminant > 0
-    root = torch.where(some, torch.where(some, discriminant, 1.0).sqrt(), 0.0)
-    # The empty support has no r of this length: 0 / 0 is as far from a solution as can be.
-    mu = ((th + root) / tp).unsqueeze(-1)
-    r = mu * p - h
-    return r, r @ C.T + b - mu * t
+    # The best alone, and whom it harms.
+    first = torch.where(t > 0, b / t, torch.inf).argmin(0, keepdim=True)
+    cosines, pull, its = (x.index_select(0, first) for x in (C, b, t))
+    harmed = radius * cosines + b < (radius + pull) / its * t
+    alone = torch.arange(len(b), device=b.device) == first
+    unknown, support = solve_by_support(
+        candidate, lambda support: candidate(support).unsqueeze(-1), harmed | alone
+    )
+    r, its = torch.where(support, torch.cat([unknown, t.unsqueeze(0)]), nothing)
+    pull = torch.addmv(b, C, r)
+    return r, residual(r, torch.addcmul(pull, t, -(pull @ its) / (t @ its)))
 
 
 # Newton steps are tried at these lengths, as sums and as factors. Long ones save rounds where the
@@ -215,8 +218,7 @@ def solve_fair(C: Tensor, s: Tensor, power: float | Tensor) -> tuple[Tensor, Ten
 
 
 def newton_step(C: Tensor, pull: Tensor, x: Tensor, power: float | Tensor, error: Tensor) -> Tensor:
-    step: Tensor = torch.linalg.solve_ex(C + torch.diag(power * pull / x), error).result
-    return step
+    return solve(C + torch.diag(power * pull / x), error)
 
 
 def imbalance(C: Tensor, x: Tensor, pull: Tensor) -> Tensor:

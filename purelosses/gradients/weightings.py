@@ -187,10 +187,10 @@ def cagrad(gramian: PyTree, *, c: float | Tensor = 0.5) -> Weights:
     c = check_number("cagrad", "c", c, minimum=0)
     m = len(g.norms)
     mean = g.norms / m  # in unit gradients
-    length = root(mean @ g.cosines @ mean)
-    along = g.cosines @ safe_divide(mean, length)
+    gains = g.cosines @ mean
+    length = root(mean @ gains)
     t = torch.where(g.alive.any(), safe_divide(g.inverse, g.inverse.amax()), 1.0)
-    added, residual = solve_within_ball(g.definite, along, t, c)
+    added, residual = solve_within_ball(g.definite, safe_divide(gains, length), t, c)
     return g.answer(1 / m + g.inverse * length * added, residual)
 
 

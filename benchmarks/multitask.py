@@ -3,10 +3,9 @@
     make bench
 
 or `python benchmarks/multitask.py`; `--json FILE` keeps the result. The peer is torchjd with its
-extras (`pip install "torchjd[full]"`); without it, its rows are left out and their goals count as
-not measured. Everything runs on one thread of one process. Ratios are of the shortest of many times
-that both sides take in turn, which others on the machine disturb least; they travel between machines
-better than times do.
+extras (`pip install "torchjd[full]"`); without it, its rows and goals are left out. Everything runs
+on one thread of one process. Ratios are of the shortest of many times that both sides take in turn,
+which others on the machine disturb least; they travel between machines better than times do.
 """
 
 import argparse
@@ -246,25 +245,32 @@ def layers(console: Console) -> list[dict[str, Any]]:
 
 
 def weightings(console: Console) -> dict[str, Any]:
-    """Weights from a Gramian. Theirs is set to be exact; its default settings take as long."""
+    """Weights from Gramians, five of each size. Their UPGrad is set to be exact, as ours is."""
     found = Comparison("Weights from a Gramian", "torchjd")
     exact = {"projector": QuadprogProjector(norm_eps=0, reg_eps=1e-12)}
-    for m in (2, 4, 8, 16):
-        rows = torch.randn(m, 3 * m, generator=torch.Generator().manual_seed(m)).double()
-        gramian = rows @ rows.T
+
+    def each(method: Callable[[Tensor], Any], matrices: Tensor) -> Callable[[], Any]:
+        return lambda: [method(matrix) for matrix in matrices]
+
+    def nash_of(m: int) -> Callable[[Tensor], Tensor]:
         nash = peer.NashMTL(n_tasks=m)
 
-        def step(nash: Any = nash, rows: Tensor = rows) -> Tensor:
+        def step(rows: Tensor) -> Tensor:
             nash.reset()
-            result: Tensor = nash(rows)
-            return result
+            direction: Tensor = nash(rows)
+            return direction
 
+        return step
+
+    for m in (2, 4, 8, 16):
+        jacobians = torch.randn(5, m, 3 * m, dtype=torch.float64)
+        gramians = jacobians @ jacobians.mT
         for name, ours, theirs, limit in (
-            ("UPGrad", pl.upgrad, partial(peer.UPGradWeighting(**exact), gramian), 1.3),
-            ("CAGrad", pl.cagrad, partial(peer.CAGradWeighting(0.5, norm_eps=0), gramian), 1 / 8),
-            ("Nash", pl.fair, step, 1 / 8),
+            ("UPGrad", pl.upgrad, each(peer.UPGradWeighting(**exact), gramians), 1.3),
+            ("CAGrad", pl.cagrad, each(peer.CAGradWeighting(0.5, norm_eps=0), gramians), 1 / 8),
+            ("Nash", pl.fair, each(nash_of(m), jacobians), 1 / 8),
         ):
-            times = in_turn(partial(ours, gramian), theirs, seconds=1.0)
+            times = [time / len(gramians) for time in in_turn(each(ours, gramians), theirs)]
             found.row(f"{name}, {m} tasks", times, limit)
     return found.result(console)
 

@@ -493,7 +493,7 @@ class _Parameter:
     def inner_products(self) -> Tensor | float:
         rest = self.rest
         if self.inputs:
-            x, error = promote(torch.cat(self.inputs)), promote(torch.cat(self.errors, 1))
+            x, error = promote(_joined(self.inputs, 0)), promote(_joined(self.errors, 1))
             (uses, wide), (tasks, _, high) = x.shape, error.shape
             if rest is None and uses * (wide + tasks * high) < tasks * wide * high:
                 # ⟨Σ e xᵀ, Σ e' xᵀ⟩ = Σ (e · e') (x · x), over pairs of uses.
@@ -507,6 +507,11 @@ class _Parameter:
         for x, error in zip(self.inputs, self.errors, strict=True):
             total = total + _weighted_sum(weights, error).T @ x
         return total
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """Without a copy for a layer that is used once, as most are."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _by_layers(

@@ -201,7 +201,7 @@ def draw(runs: dict[str, list[Tree]]) -> Figure:
                     low, middle, high = curves[..., i].sort(0).values[[0, SEEDS // 2, -1]]
                     plot.fill_between(range(STEPS), low, high, color=colour, alpha=0.2, linewidth=0)
                     # Dashes that fill each other's gaps, where all lines are one.
-                    dashes = (4 * i, (4, 8)) if curves.std() == 0 else "-"
+                    dashes = (4 * i, (4, 8)) if curves.std() < 1e-6 else "-"
                     plot.plot(middle, color=colour, label=line, linestyle=dashes)
                 if column == 0:
                     plot.set_ylabel(label)

@@ -271,16 +271,28 @@ def test_gradvac_of_torchjd_over_twenty_steps_with_changing_gradients():
     assert relative(weights, torch.tensor(expected, dtype=torch.float64)) < 1e-7
 
 
-def test_gradvac_survives_a_state_dict_in_the_middle_of_training():
-    def module():
-        return nn.Balancing(pl.Balancer(pl.gradvac_init, pl.gradvac_update), [0] * 4)
+def named_gramian(jacobian):
+    return dict(zip("abcd", jacobian @ jacobian.T, strict=True))
 
-    one, other = module(), module()
-    one.update(J @ J.T, ORDER)
+
+def test_gradvac_resumes_bitwise_from_a_checkpoint():
+    one, other = nn.GradVac(list("abcd")), nn.GradVac(list("abcd"))
+    one.update(named_gramian(J), ORDER)
     other.load_state_dict(one.state_dict())
     for jacobian in (J, SPREAD[:, None] * J):
-        first, second = (m.update(jacobian @ jacobian.T, ORDER) for m in (one, other))
-        assert torch.equal(first, second)
+        first, second = (m.update(named_gramian(jacobian), ORDER) for m in (one, other))
+        assert all(torch.equal(first[task], second[task]) for task in "abcd")
+    matrix = nn.GradVac(4)
+    rows = torch.stack([matrix.update(j @ j.T, ORDER) for j in (J, J, SPREAD[:, None] * J)])
+    assert torch.equal(rows[-1], torch.stack([first[task] for task in "abcd"]))
+
+
+def test_a_checkpoint_of_gradvac_says_which_task_is_missing():
+    with pytest.raises(RuntimeError, match=r"Missing key.*cosines\.edge"):
+        nn.GradVac(["edge", "mask"]).load_state_dict(nn.GradVac(["depth", "mask"]).state_dict())
+    with pytest.raises(ValueError, match="gradvac_update: `state` must be that of the tasks"):
+        pl.gradvac_update(pl.gradvac_init(["a", "b"]), dict(zip("ac", torch.eye(2), strict=True)),
+                          torch.tensor([[0, 1], [0, 1]]))  # fmt: skip
 
 
 def test_graddrop_of_torchjd_with_the_same_noise():

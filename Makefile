@@ -60,7 +60,7 @@ package: .venv/.ok  ## build wheel and sdist into dist/, and try the wheel elsew
 
 bench: .bench/.ok  ## measure what a call costs, beside the peers
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/multitask.py
+	.bench/bin/python benchmarks/multitask.py --json docs/data/benchmarks_multitask.json
 	.bench/bin/python benchmarks/segmentation.py --json docs/data/benchmarks_segmentation.json
 	.bench/bin/python benchmarks/peers_doctor.py --json docs/data/peers_doctor.json
 

@@ -1,18 +1,24 @@
-"""What balancing several tasks costs.
+"""What balancing several tasks costs, beside torchjd, and whether the goals are met.
 
     make bench
 
-The peer is torchjd with its extras (`pip install "torchjd[full]"`); without it, its rows are left
-out. A row with a limit says whether it holds.
-Everything is measured in one process, side by side, by torch.utils.benchmark: medians, and for
-ratios the shortest of many times taken in turn, which others on the machine disturb least.
-Ratios travel between machines better than times do.
+or `python benchmarks/multitask.py`; `--json FILE` keeps the result. The peer is torchjd with its
+extras (`pip install "torchjd[full]"`); without it, its rows and goals are left out. Everything runs
+on one thread of one process. Ratios are of the shortest of many times that both sides take in turn,
+which others on the machine disturb least; they travel between machines better than times do.
 """
 
+import argparse
 import copy
+import json
+import os
+import platform
 import warnings
 from collections.abc import Callable
+from datetime import date
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +33,7 @@ import purelosses as pl
 try:
     import torchjd.aggregation as peer
     from torchjd.autogram import Engine
+    from torchjd.autojac import backward, jac_to_grad
     from torchjd.linalg import QuadprogProjector
 except ImportError:
     peer = None
@@ -40,9 +47,10 @@ def microseconds(call: Callable[..., Any], *args: Any) -> float:
 def in_turn(*calls: Callable[[], Any], seconds: float = 2.0) -> list[float]:
     """Microseconds of each, the shortest of rounds in which all take their turn."""
     timers = [Timer("call()", globals={"call": call}, num_threads=1) for call in calls]
-    once = [max(timer.timeit(2).mean, 1e-6) for timer in timers]
-    rounds = max(5, min(40, int(seconds / sum(once))))
+    once = [max(timer.timeit(5).mean, 1e-6) for timer in timers]
     loops = [max(1, int(1e-3 / time)) for time in once]
+    a_round = sum(n * time for n, time in zip(loops, once, strict=True))
+    rounds = max(8, min(100, int(seconds / a_round)))
     times = [
         [timer.timeit(n).mean for timer, n in zip(timers, loops, strict=True)]
         for _ in range(rounds)
@@ -70,15 +78,47 @@ def per_task(log_vars: list[Tensor], losses: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def balancing(console: Console) -> None:
+class Comparison:
+    """Times next to a reference; a row with a limit is a goal."""
+
+    def __init__(self, title: str, reference: str) -> None:
+        self.title, self.reference = title, reference
+        self.rows: list[dict[str, Any]] = []
+
+    def row(
+        self, what: str, times: list[float], limit: float | None = None, text: str | None = None
+    ) -> None:
+        ours, reference = times
+        row = {"what": what, "us": ours, "reference_us": reference, "ratio": ours / reference}
+        if limit is not None:
+            row["goal"] = {"text": text or f"{self.title}, {what}", "limit": limit}
+        self.rows.append(row)
+
+    def result(self, console: Console) -> dict[str, Any]:
+        table = Table(title=self.title)
+        for heading in ("", "ms", f"{self.reference}, ms", "ratio"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for row in self.rows:
+            times = (f"{row[key] / 1e3:.3g}" for key in ("us", "reference_us"))
+            table.add_row(row["what"], *times, f"{row['ratio']:.3g}")
+        console.print(table)
+        goals = [{**row.pop("goal"), "reached": row["ratio"]} for row in self.rows if "goal" in row]
+        return {
+            "row": self.title, "reference": self.reference, "rows": self.rows, "goals": goals
+        }  # fmt: skip
+
+
+def balancing(console: Console) -> dict[str, Any]:
     """Losses of 5 and of 50 tasks: leaves are stacked before any arithmetic."""
-    table = Table(title=f"Balancing tasks, torch {torch.__version__}, one thread")
-    for heading in ("what", "5 tasks, µs", "50 tasks, µs", "ratio"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
+    title, rows = "Balancing tasks", []
+    table = Table(title=title)
+    for heading in ("", "5 tasks, µs", "50 tasks, µs", "ratio"):
+        table.add_column(heading, justify="left" if not heading else "right")
 
     def row(what: str, of: Callable[[int], tuple[Any, ...]]) -> None:
         five, fifty = (microseconds(*of(count)) for count in (5, 50))
         table.add_row(what, f"{five:.0f}", f"{fifty:.0f}", f"{fifty / five:.1f}")
+        rows.append({"what": what.strip(), "us_of_5": five, "us_of_50": fifty})
 
     def tensors(count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return pl.uncertainty_weighted_init(losses_of(count)), losses_of(count)
@@ -112,22 +152,7 @@ def balancing(console: Console) -> None:
         lambda n: (pl.famo_update, pl.famo_init(losses_of(n)), losses_of(n)),
     )
     console.print(table)
-
-
-class Against:
-    """A table of times next to a reference, and whether each ratio is within its limit."""
-
-    def __init__(self, title: str, reference: str) -> None:
-        self.table = Table(title=f"{title}, torch {torch.__version__}, one thread")
-        for heading in ("what", "ms", f"{reference}, ms", "ratio", "at most", ""):
-            self.table.add_column(heading, justify="left" if heading == "what" else "right")
-
-    def row(self, what: str, time: float, reference: float, limit: float | None = None) -> None:
-        ratio = time / reference
-        verdict = "" if limit is None else "pass" if ratio <= limit else f"{ratio / limit:.2f} × it"
-        allowed = "" if limit is None else f"{limit:.3g}"
-        numbers = (f"{time / 1e3:.3g}", f"{reference / 1e3:.3g}", f"{ratio:.2f}")
-        self.table.add_row(what, *numbers, allowed, verdict)
+    return {"row": title, "rows": rows, "goals": []}
 
 
 def perceptron(width: int, depth: int) -> nn.Module:
@@ -142,9 +167,9 @@ def convolutions(width: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
 
 
-def features(console: Console) -> None:
+def features(console: Console) -> dict[str, Any]:
     """One direction for a trunk with a head per task, next to the gradient of the sum."""
-    table = Against("Feature Gramian, UPGrad and one trunk backward", "plain backward")
+    found = Comparison("Feature Gramian, UPGrad and one trunk backward", "plain backward")
     for name, net, x in (
         ("perceptron", perceptron(512, 4), torch.randn(256, 512)),
         ("convolutions", convolutions(32), torch.randn(16, 3, 32, 32)),
@@ -176,13 +201,12 @@ def features(console: Console) -> None:
                     return pullback(pl.upgrad(gramian)[0])
 
             limit = 1.4 if count == 8 else None
-            table.row(f"{name}, {count} tasks", *in_turn(ours, plain), limit)
-    console.print(table.table)
+            found.row(f"{name}, {count} tasks", in_turn(ours, plain), limit)
+    return found.result(console)
 
 
-def layers(console: Console) -> None:
+def layers(console: Console) -> list[dict[str, Any]]:
     """The Gramian of all parameters of a perceptron, from inputs and errors of its layers."""
-    table = Against("Layer-wise Gramian of 4 tasks", "reference")
     net, x = nn.Sequential(perceptron(1024, 4), nn.Linear(1024, 4)), torch.randn(64, 1024)
     targets = torch.randn(4, 64)
     params = {k: v.detach() for k, v in net.named_parameters()}
@@ -199,9 +223,11 @@ def layers(console: Console) -> None:
         with torch.no_grad():
             return torch.stack(pl.value_and_gramian(losses_of, params, x, method=method)[1])
 
-    ours, rows, backward = in_turn(partial(by, "layers"), partial(by, "jacobian"), plain)
-    table.row("against one backward", ours, backward, 1.5)
-    table.row("  by the Jacobian", rows, backward)
+    ours, rows, plain_time = in_turn(partial(by, "layers"), partial(by, "jacobian"), plain)
+    found = Comparison("Layer-wise Gramian of 4 tasks", "one backward")
+    found.row("layer-wise", [ours, plain_time], 1.5)
+    found.row("by the Jacobian", [rows, plain_time])
+    results = [found.result(console)]
     if peer:
         hooked = copy.deepcopy(net)
         engine = Engine(hooked, batch_dim=None)
@@ -212,45 +238,117 @@ def layers(console: Console) -> None:
             return engine.compute_gramian(torch.stack(rows))
 
         torch.testing.assert_close(by("layers"), theirs(), rtol=1e-3, atol=1e-5)
-        times = in_turn(partial(by, "layers"), theirs)
-        table.row("against torchjd's autogram", *times, 0.35)
-    console.print(table.table)
+        found = Comparison("Layer-wise Gramian of 4 tasks, beside a peer", "torchjd's autogram")
+        found.row("layer-wise", in_turn(partial(by, "layers"), theirs), 0.35)
+        results.append(found.result(console))
+    return results
 
 
-def solvers(console: Console) -> None:
-    """Weights from a Gramian."""
-    if not peer:
-        return
-    table = Against("Weights from a Gramian", "torchjd")
+def weightings(console: Console) -> dict[str, Any]:
+    """Weights from Gramians, five of each size. Their UPGrad is set to be exact, as ours is."""
+    found = Comparison("Weights from a Gramian", "torchjd")
     exact = {"projector": QuadprogProjector(norm_eps=0, reg_eps=1e-12)}
-    for m in (2, 4, 8, 16):
-        rows = torch.randn(m, 3 * m, generator=torch.Generator().manual_seed(m)).double()
-        gramian = rows @ rows.T
+
+    def each(method: Callable[[Tensor], Any], matrices: Tensor) -> Callable[[], Any]:
+        return lambda: [method(matrix) for matrix in matrices]
+
+    def nash_of(m: int) -> Callable[[Tensor], Tensor]:
         nash = peer.NashMTL(n_tasks=m)
-        for name, ours, theirs, limit in (
-            ("upgrad", pl.upgrad, peer.UPGradWeighting(**exact), 1.3),
-            ("cagrad", pl.cagrad, peer.CAGradWeighting(c=0.5, norm_eps=0), 1 / 8),
-        ):
-            times = in_turn(partial(ours, gramian), partial(theirs, gramian), seconds=0.5)
-            table.row(f"{name}, {m} tasks", *times, limit)
 
-        def step(nash: Any = nash, rows: Tensor = rows) -> Tensor:
+        def step(rows: Tensor) -> Tensor:
             nash.reset()
-            result: Tensor = nash(rows)
-            return result
+            direction: Tensor = nash(rows)
+            return direction
 
-        times = in_turn(partial(pl.fair, gramian), step, seconds=0.5)
-        table.row(f"Nash, {m} tasks", *times, 1 / 8)
-    console.print(table.table)
+        return step
+
+    for m in (2, 4, 8, 16):
+        jacobians = torch.randn(5, m, 3 * m, dtype=torch.float64)
+        gramians = jacobians @ jacobians.mT
+        for name, ours, theirs, limit in (
+            ("UPGrad", pl.upgrad, each(peer.UPGradWeighting(**exact), gramians), 1.3),
+            ("CAGrad", pl.cagrad, each(peer.CAGradWeighting(0.5, norm_eps=0), gramians), 1 / 8),
+            ("Nash", pl.fair, each(nash_of(m), jacobians), 1 / 8),
+        ):
+            times = [time / len(gramians) for time in in_turn(each(ours, gramians), theirs)]
+            found.row(f"{name}, {m} tasks", times, limit)
+    return found.result(console)
+
+
+def whole_steps(console: Console) -> dict[str, Any]:
+    """From a batch to the direction of UPGrad: Jacobian, Gramian, weights and their sum."""
+    found = Comparison("UPGrad from losses to direction", "torchjd")
+    exact = peer.UPGrad(projector=QuadprogProjector(norm_eps=0, reg_eps=1e-12))
+    for m in (2, 4, 8, 16):
+        net, x = nn.Sequential(perceptron(64, 2), nn.Linear(64, m)), torch.randn(32, 64)
+        targets = torch.randn(m, 32)
+        params = {k: v.detach() for k, v in net.named_parameters()}
+
+        def losses_of(y: Tensor, targets: Tensor = targets) -> list[Tensor]:
+            return [pl.mse_loss(y[:, i], target) for i, target in enumerate(targets)]
+
+        def task_losses(params: Any, x: Tensor, net: Any = net, of: Any = losses_of) -> Any:
+            return of(functional_call(net, params, (x,)))
+
+        def ours(f: Any = task_losses, params: Any = params, x: Tensor = x) -> Any:
+            with torch.no_grad():
+                _, gramian, pullback = pl.value_and_gramian(f, params, x, mode="vmap")
+                return pullback(pl.upgrad(gramian)[0])
+
+        def theirs(net: Any = net, x: Tensor = x, of: Any = losses_of) -> Any:
+            net.zero_grad()
+            backward(of(net(x)), inputs=net.parameters())
+            jac_to_grad(net.parameters(), exact)
+            return {k: v.grad for k, v in net.named_parameters()}
+
+        torch.testing.assert_close(ours(), theirs())
+        found.row(f"{m} tasks", in_turn(ours, theirs), 1.3)
+    return found.result(console)
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
     console = Console()
-    balancing(console)
-    features(console)
-    layers(console)
-    solvers(console)
+    results = [balancing(console), features(console), *layers(console)]
+    if peer:
+        results += [weightings(console), whole_steps(console)]
+    goals = [goal for result in results for goal in result["goals"]]
+    for goal in goals:
+        reached, limit = goal["reached"], goal["limit"]
+        verdict = "[green]pass[/green]"
+        if reached > limit:
+            verdict = f"[red]short by {100 * (reached / limit - 1):.0f} %[/red]"
+        console.print(f"{goal['text']}: {reached:.3g} (limit {limit:.3g}) {verdict}")
+    met = sum(goal["reached"] <= goal["limit"] for goal in goals)
+    console.print(f"{met} of {len(goals)} goals met")
+    if not peer:
+        console.print("Not measured, as torchjd is missing: all goals beside it")
+    if options.json:
+        about = {
+            "date": date.today().isoformat(),
+            "torch": torch.__version__,
+            "torchjd": version("torchjd") if peer else None,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[1],  # above the cores, other work was in the way
+            "threads": 1,
+        }
+        options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,18 @@
 
 Is this digit an 8? Of the training images one in forty is. A small network answers after training
 with each remedy; what counts is how many of the eights in a balanced test it finds (recall), how
-often it is wrong otherwise, and the mean of both rates, the balanced accuracy.
+often it is wrong otherwise, and the mean of both rates, the balanced accuracy. With --docs, the
+picture and the table go to the documentation as well.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
+from results import publish
 from rich.progress import track
-from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
@@ -23,7 +21,6 @@ from torch import Tensor, nn
 from purelosses import class_weights, cross_entropy_loss, logit_adjustment, softmax_focal_loss
 
 EPOCHS, SEEDS, RARE = 20, 5, 20
-OUTPUT = Path(__file__).with_name("output")
 COLORS = ("#0072b2", "#56b4e9", "#e69f00", "#cc79a7", "#009e73")  # Okabe and Ito
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -88,19 +85,13 @@ def measure(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def report(scores: dict[str, Tensor]) -> None:
-    table = Table(title=f'"Is it an 8?", {RARE} eights in {RARE + 800} images, {SEEDS} seeds')
-    table.add_column("loss")
-    for column in ("eights found", "false alarms", "balanced accuracy", "average precision"):
-        table.add_column(column, justify="right")
+    title = f'"Is it an 8?", {RARE} eights in {RARE + 800} images, {SEEDS} seeds'
+    columns = ["loss", "eights found", "false alarms", "balanced accuracy", "average precision"]
+    rows = []
     for name, each in scores.items():
-        recall, alarms, balanced, precision = each.mean(0).tolist()
-        table.add_row(name, f"{recall:.1%}", f"{alarms:.1%}", f"{balanced:.1%}", f"{precision:.3f}")
-    console = Console()
-    console.print(table)
-    OUTPUT.mkdir(exist_ok=True)
-    path = OUTPUT / "imbalanced_digits.png"
-    draw(scores).savefig(path, dpi=120)
-    console.print(f"Picture: {os.path.relpath(path)}", soft_wrap=True)
+        *shares, precision = each.mean(0).tolist()
+        rows.append([name, *(f"{share:.1%}" for share in shares), f"{precision:.3f}"])
+    publish("imbalanced_digits", title, columns, rows, draw(scores))
 
 
 def draw(scores: dict[str, Tensor]) -> Figure:

@@ -3,10 +3,10 @@
 The small U-Net of the nuclei examples learns where nuclei are (a mask), how far their pixels are
 from the border, and where the border is. Every method starts from the same first parameters and
 sees the same crops, three seeds each. While it trains, the gradients of the tasks are compared on
-the features that the heads share.
+the features that the heads share. With --docs, the picture and the table go to the documentation
+as well.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +14,9 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from nuclei import BLUE, ORANGE, OUTPUT, SKY, Batch, UNet, load_nuclei, random_crops
-from rich.console import Console
+from nuclei import BLUE, ORANGE, SKY, Batch, UNet, load_nuclei, random_crops
+from results import publish
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.func import functional_call
 
@@ -26,7 +25,7 @@ import purelosses as pl
 SEEDS, STEPS = 3, 60
 RATE, RATE_OF_WEIGHTS = 3e-3, 3e-2
 TASKS = ("border", "distance", "mask")
-COLOURS = {"border": ORANGE, "distance": SKY, "mask": BLUE}
+COLOURS, COLOURS_OF_PAIRS = (ORANGE, SKY, BLUE), ("#cc79a7", "#009e73", "0.3")
 
 Tree = dict[str, Any]
 
@@ -168,53 +167,53 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def report(runs: dict[str, list[Tree]]) -> None:
-    table = Table(title=f"Held out, after {STEPS} steps; mean and range of {SEEDS} seeds")
-    table.add_column("method")
-    scores = list(next(iter(runs.values()))[0]["scores"])
-    for column in (*scores, "conflicts"):
-        table.add_column(column, justify="right")
+    title = f"Held out, after {STEPS} steps; mean and range of {SEEDS} seeds"
+    columns = ["method", *runs["sum"][0]["scores"], "steps with a conflict"]
+    rows = []
     for name, results in runs.items():
         cells = []
-        for score in scores:
+        for score in results[0]["scores"]:
             values = torch.stack([run["scores"][score] for run in results])
             cells.append(f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")
         cosines = torch.stack([run["history"]["cosines"] for run in results])
-        table.add_row(name, *cells, f"{(cosines < 0).any(-1).float().mean():.0%} of steps")
-    console = Console()
-    console.print(table)
-    OUTPUT.mkdir(exist_ok=True)
-    path = OUTPUT / "multitask_methods.png"
-    draw(runs).savefig(path, dpi=120)
-    console.print(f"Picture: {os.path.relpath(path)}", soft_wrap=True)
+        rows.append([name, *cells, f"{(cosines < 0).any(-1).float().mean():.0%}"])
+    publish("multitask_methods", title, columns, rows, draw(runs))
 
 
 def draw(runs: dict[str, list[Tree]]) -> Figure:
     style = {"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False}
-    rows = {"weights": "share of the weights", "losses": "loss", "cosines": "cosine of gradients"}
+    pairs = [" and ".join(pair) for pair in PAIRS]
+    panels = {
+        "weights": ("share of the weights", dict(zip(TASKS, COLOURS, strict=True))),
+        "losses": ("loss", dict(zip(TASKS, COLOURS, strict=True))),
+        "cosines": ("cosine of two gradients", dict(zip(pairs, COLOURS_OF_PAIRS, strict=True))),
+    }
     with plt.rc_context(style):
         figure, axes = plt.subplots(3, len(runs), figsize=(11, 8), sharex=True, sharey="row",
                                     layout="constrained")  # fmt: skip
         for column, (name, results) in enumerate(runs.items()):
-            for row, (key, label) in enumerate(rows.items()):
+            for row, (key, (label, lines)) in enumerate(panels.items()):
                 plot = axes[row, column]
                 curves = torch.stack([run["history"][key] for run in results])
                 if key == "weights":
                     curves = curves / curves.sum(-1, keepdim=True)
-                lines = TASKS if key != "cosines" else [" and ".join(pair) for pair in PAIRS]
-                for i, (line, colour) in enumerate(zip(lines, COLOURS.values(), strict=True)):
-                    steps = range(curves.shape[1])
+                for i, (line, colour) in enumerate(lines.items()):
                     low, middle, high = curves[..., i].sort(0).values[[0, SEEDS // 2, -1]]
-                    plot.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-                    plot.plot(steps, middle, color=colour, label=line)
+                    plot.fill_between(range(STEPS), low, high, color=colour, alpha=0.2, linewidth=0)
+                    # Dashes that fill each other's gaps, where all lines are one.
+                    dashes = (4 * i, (4, 8)) if curves.std() < 1e-6 else "-"
+                    plot.plot(middle, color=colour, label=line, linestyle=dashes)
                 if column == 0:
                     plot.set_ylabel(label)
-                    plot.legend(frameon=False, fontsize=8)
-                if key == "losses":
-                    plot.set_yscale("log")
-                if key == "cosines":
-                    plot.axhline(0, color="0.6", linewidth=0.8)
-                    plot.set_xlabel("step")
             axes[0, column].set_title(name)
+            axes[2, column].axhline(0, color="0.4", linewidth=0.8)
+            axes[2, column].set_xlabel("step")
+        for plot in axes[:, -1]:
+            plot.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+        ticks = (0.3, 0.5, 1, 2, 4)
+        axes[1, 0].set_yscale("log")
+        axes[1, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes[1, 0].minorticks_off()
     return figure
 
 

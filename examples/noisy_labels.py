@@ -3,20 +3,18 @@
 Four in ten of the training labels of scikit-learn's handwritten digits are replaced by another
 class at random. Cross-entropy first learns what most samples agree on and then the mistakes by
 heart; symmetric and generalized cross-entropy cap what one label can cost, and keep the first.
-Five seeds each, of the split, the noise, the first parameters and the batches.
+Five seeds each, of the split, the noise, the first parameters and the batches. With --docs, the
+picture and the table go to the documentation as well.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
+from results import publish
 from rich.progress import track
-from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -27,7 +25,6 @@ from purelosses import (
 )
 
 EPOCHS, SEEDS, NOISE = 30, 5, 0.4
-OUTPUT = Path(__file__).with_name("output")
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": cross_entropy_loss,
     "symmetric": partial(symmetric_cross_entropy_loss, alpha=0.1, beta=1.0),
@@ -72,27 +69,20 @@ def train(
 
 
 def report(curves: dict[str, Tensor]) -> None:
-    table = Table(title=f"Clean test accuracy with {NOISE:.0%} wrong labels, {SEEDS} seeds")
-    table.add_column("loss")
-    for column in ("best epoch", "last epoch", "± over seeds"):
-        table.add_column(column, justify="right")
+    title = f"Accuracy on clean digits, {NOISE:.0%} of training labels wrong, {SEEDS} seeds"
+    columns = ["loss", "best epoch", "last epoch", "± over seeds"]
+    rows = []
     for name, each in curves.items():
-        last = each[:, -1]
-        best = each.amax(1).mean()
-        table.add_row(name, f"{best:.1%}", f"{last.mean():.1%}", f"{last.std():.1%}")
-    console = Console()
-    console.print(table)
-    OUTPUT.mkdir(exist_ok=True)
-    path = OUTPUT / "noisy_labels.png"
-    draw(curves).savefig(path, dpi=120)
-    console.print(f"Picture: {os.path.relpath(path)}", soft_wrap=True)
+        numbers = (each.amax(1).mean(), each[:, -1].mean(), each[:, -1].std())
+        rows.append([name, *(f"{number:.1%}" for number in numbers)])
+    publish("noisy_labels", title, columns, rows, draw(curves))
 
 
 def draw(curves: dict[str, Tensor]) -> Figure:
     style = {"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
         figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-        axes.set(title=f"Accuracy on clean digits, {NOISE:.0%} wrong labels in training",
+        axes.set(title=f"Accuracy on clean digits, {NOISE:.0%} of training labels wrong",
                  xlabel="epoch", xlim=(1, EPOCHS))  # fmt: skip
         epochs = range(1, EPOCHS + 1)
         for color, (name, each) in zip(COLORS, curves.items(), strict=True):

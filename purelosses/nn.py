@@ -90,6 +90,7 @@ __all__ = [
     "GeneralizedWassersteinDiceLoss",
     "GeometricMeanLoss",
     "GradNorm",
+    "GradVac",
     "HausdorffDTLoss",
     "HingeLoss",
     "HuberLoss",
@@ -4666,6 +4667,31 @@ class SoftAdapt(StatefulAdapter):
     def update(self, losses: PyTree, *, mask: PyTree = None) -> PyTree:
         """The weights; the new state is kept."""
         return self._move(self(losses, mask=mask))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class GradVac(StatefulAdapter):
+    """Weights of the sum of gradients, each turned towards its usual cosines (GradVac).
+
+    The module of [`gradvac_update`][purelosses.gradvac_update]:
+    options here, data in the call.
+    """
+
+    beta: float | Tensor
+
+    def __init__(self, tasks: int | Sequence[str] | PyTree, *, beta: float | Tensor = 0.5) -> None:
+        super().__init__(tasks=structure_of(tasks), beta=beta)
+        self.state = Buffers(purelosses.gradvac_init(tasks))
+
+    def forward(self, gramian: PyTree, order: Tensor) -> tuple[PyTree, State]:
+        """`(weights, state)`, as the function returns them."""
+        return purelosses.gradvac_update(self.state.tree(), gramian, order, beta=self.beta)
+
+    def update(self, gramian: PyTree, order: Tensor) -> PyTree:
+        """The weights; the new state is kept."""
+        return self._move(self(gramian, order))
 
     if TYPE_CHECKING:
         __call__ = forward

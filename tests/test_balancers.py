@@ -1,6 +1,7 @@
 """Weights that follow losses and gradient norms: peers' values, states, modules, combinators."""
 
 import copy
+import math
 import pickle
 from functools import partial
 
@@ -122,6 +123,23 @@ def test_famo_of_torchjd():
         after = named(AFTER[t]) if t < len(AFTER) else None
     logits = [-0.094096925919515, 0.0876622417975208, -0.0349080131671128]
     assert values(state["logits"]) == pytest.approx(logits, rel=1e-5)
+
+
+def test_famo_of_torchjd_over_fifty_steps():
+    """torchjd 0.18.0 in float64, on losses that fall at rates of their own and oscillate."""
+
+    def losses(t):
+        fall = [math.exp(-0.02 * t * (1 + k)) * (4 - 1.5 * k) for k in range(3)]
+        return named([x + 0.1 * math.sin(t + k) + 0.2 for k, x in enumerate(fall)])
+
+    state, after = doubled(pl.famo_init(TASKS)), None
+    for t in range(50):
+        weights, state = pl.famo_update(
+            state, losses(t), after=after, lr=0.05, weight_decay=0.01, minimum=0.05
+        )
+        after = losses(t + 1)
+    expected = [0.17854168180277274, 0.3116341240464862, 0.509824194150741]
+    assert values(weights) == pytest.approx(expected, rel=1e-7)
 
 
 def test_famo_in_single_precision():

@@ -209,6 +209,22 @@ def test_the_weights_of_torchjd(name, tolerances, equal, spread):
         assert relative(METHODS[name](jacobian @ jacobian.T)[0], expected) < tolerance
 
 
+# torchjd's CAGradWeighting(c=0.9, norm_eps=0), by a conic solver that stops at 1e-8: on J, and on
+# SPREAD · J, where it leaves the direction 5e-4 from the best.
+@pytest.mark.parametrize(
+    ("spread", "expected"),
+    [(1.0, [0.2500000041243221, 0.5621065699841046, 0.5424814999878217, 0.6578079166967348]),
+     (SPREAD, [0.652764593746712, 22.365505331555553, 0.2500000031134007, 0.9230584512360117])],
+)  # fmt: skip
+def test_cagrad_of_torchjd(spread, expected):
+    jacobian = (spread * J.T).T
+    theirs = torch.tensor(expected, dtype=torch.float64) @ jacobian
+    ours = pl.cagrad(jacobian @ jacobian.T, c=0.9)[0] @ jacobian
+    assert relative(ours, theirs) < 5e-4
+    gain, their_gain = ((jacobian @ direction).min() for direction in (ours, theirs))
+    assert gain >= (1 - 1e-12) * their_gain
+
+
 def test_config_of_torchjd():
     expected = torch.tensor(
         [0.15597726090532624, 0.13346523210477518, -0.0684690785610041, 1.9910653821613924,
@@ -240,16 +256,43 @@ def test_gradvac_of_torchjd_over_three_steps_in_the_same_order():
     assert relative(weights, torch.tensor(expected, dtype=torch.float64)) < 1e-7
 
 
-def test_gradvac_survives_a_state_dict_in_the_middle_of_training():
-    def module():
-        return nn.Balancing(pl.Balancer(pl.gradvac_init, pl.gradvac_update), [0] * 4)
+def test_gradvac_of_torchjd_over_twenty_steps_with_changing_gradients():
+    """torch.randperm replaced by a rotation that goes on, in torchjd 0.18.0 as here."""
+    state, turn = pl.gradvac_init([0] * 4), 0
+    for step in range(20):
+        order = []
+        for i in range(4):
+            turn += 1
+            others = torch.tensor([j for j in range(4) if j != i])
+            order.append([*others.roll(turn).tolist(), i])
+        jacobian = J.roll(step, 0)
+        weights, state = pl.gradvac_update(state, jacobian @ jacobian.T, torch.tensor(order))
+    expected = [1.463810736605398, 1.6526419266363792, 2.2228025246151226, 1.1306817105696716]
+    assert relative(weights, torch.tensor(expected, dtype=torch.float64)) < 1e-7
 
-    one, other = module(), module()
-    one.update(J @ J.T, ORDER)
+
+def named_gramian(jacobian):
+    return dict(zip("abcd", jacobian @ jacobian.T, strict=True))
+
+
+def test_gradvac_resumes_bitwise_from_a_checkpoint():
+    one, other = nn.GradVac(list("abcd")), nn.GradVac(list("abcd"))
+    one.update(named_gramian(J), ORDER)
     other.load_state_dict(one.state_dict())
     for jacobian in (J, SPREAD[:, None] * J):
-        first, second = (m.update(jacobian @ jacobian.T, ORDER) for m in (one, other))
-        assert torch.equal(first, second)
+        first, second = (m.update(named_gramian(jacobian), ORDER) for m in (one, other))
+        assert all(torch.equal(first[task], second[task]) for task in "abcd")
+    matrix = nn.GradVac(4)
+    rows = torch.stack([matrix.update(j @ j.T, ORDER) for j in (J, J, SPREAD[:, None] * J)])
+    assert torch.equal(rows[-1], torch.stack([first[task] for task in "abcd"]))
+
+
+def test_a_checkpoint_of_gradvac_says_which_task_is_missing():
+    with pytest.raises(RuntimeError, match=r"Missing key.*cosines\.edge"):
+        nn.GradVac(["edge", "mask"]).load_state_dict(nn.GradVac(["depth", "mask"]).state_dict())
+    with pytest.raises(ValueError, match="gradvac_update: `state` must be that of the tasks"):
+        pl.gradvac_update(pl.gradvac_init(["a", "b"]), dict(zip("ac", torch.eye(2), strict=True)),
+                          torch.tensor([[0, 1], [0, 1]]))  # fmt: skip
 
 
 def test_graddrop_of_torchjd_with_the_same_noise():
@@ -314,6 +357,18 @@ def test_the_direction_of_torchjd_through_the_whole_pipeline(route):
     b = torch.tensor([-2.417778639504432, -0.5617010643916138], dtype=torch.float64)
     assert relative(direction["w"], w) < 1e-9
     assert relative(direction["b"], b) < 1e-9
+
+
+def test_the_gramian_of_torchjd():
+    """torchjd 0.18.0: `Engine.compute_gramian` of the layer of the trunk."""
+    params, *data = network()
+    gramian = pl.value_and_gramian(three_losses, params, *data)[1]
+    expected = torch.tensor(
+        [[25.47216793743267, 0.2142715417596468, -36.773650150746604],
+         [0.2142715417596468, 0.0020417982479249306, -0.24897105390090807],
+         [-36.773650150746604, -0.24897105390090807, 150.10058665332005]], dtype=torch.float64
+    )  # fmt: skip
+    torch.testing.assert_close(torch.stack(list(gramian.values())), expected, rtol=1e-12, atol=0)
 
 
 # Invariance

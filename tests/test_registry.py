@@ -46,11 +46,11 @@ def test_every_function_of_a_family_is_public(family: str) -> None:
 
 def test_every_loss_has_a_module() -> None:
     by_hand = {"Balancing", "Criterion", "CombinedLoss"}
-    # Balancers; other state belongs to an aggregator or to the gradients of one step.
+    # Balancers, of losses and of gradients; other state belongs to an aggregator.
     pairs = {
         name.removesuffix("_update")
         for name, value in PUBLIC.items()
-        if name.endswith("_update") and value.__module__.startswith("purelosses.balance")
+        if name.endswith("_update") and value.__module__.split(".")[1] in ("balance", "gradients")
     }
     stateful = {module_name(name) for name in pairs if f"{name}_loss" not in PUBLIC}
     losses = {spec.module for spec in LOSSES.values()}

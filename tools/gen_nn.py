@@ -149,7 +149,7 @@ def pairs() -> dict[str, Callable[..., Any]]:
         name: public[f"{name}_update"]
         for name in names
         if f"{name}_init" in public
-        and public[f"{name}_update"].__module__.startswith("purelosses.balance")
+        and public[f"{name}_update"].__module__.split(".")[1] in ("balance", "gradients")
     }
 
 

@@ -394,9 +394,11 @@ def _inner_products(rows: Rows, dtype: torch.dtype) -> Tensor:
 
 
 def _weighted_sum(weights: Tensor, row: Tensor | Sequence[Tensor]) -> Tensor:
-    parts = row.unbind() if isinstance(row, Tensor) else row
+    if isinstance(row, Tensor):
+        total: Tensor = torch.tensordot(weights.to(row.dtype), row, 1)
+        return total
     scaled = [
-        part * weight.to(part.dtype) for part, weight in zip(parts, weights.unbind(), strict=True)
+        part * weight.to(part.dtype) for part, weight in zip(row, weights.unbind(), strict=True)
     ]
     total = scaled[0]
     for part in scaled[1:]:
@@ -491,7 +493,7 @@ class _Parameter:
     def inner_products(self) -> Tensor | float:
         rest = self.rest
         if self.inputs:
-            x, error = promote(torch.cat(self.inputs)), promote(torch.cat(self.errors, 1))
+            x, error = promote(_joined(self.inputs, 0)), promote(_joined(self.errors, 1))
             (uses, wide), (tasks, _, high) = x.shape, error.shape
             if rest is None and uses * (wide + tasks * high) < tasks * wide * high:
                 # ⟨Σ e xᵀ, Σ e' xᵀ⟩ = Σ (e · e') (x · x), over pairs of uses.
@@ -505,6 +507,11 @@ class _Parameter:
         for x, error in zip(self.inputs, self.errors, strict=True):
             total = total + _weighted_sum(weights, error).T @ x
         return total
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """Without a copy for a layer that is used once, as most are."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _by_layers(

@@ -37,7 +37,7 @@ class Gramian:
 
         A problem that several weights would solve then has one solution, of ordinary size.
         """
-        return self.cosines + self.noise * identity(self.cosines)
+        return torch.add(self.cosines, identity(self.cosines), alpha=self.noise)
 
     def answer(
         self, weights: Tensor, residual: Tensor | None = None, stationary: Tensor | None = None

@@ -5,7 +5,6 @@ carries no gradient; the solution that follows from it does.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,9 +12,9 @@ from torch import Tensor
 # Up to so many unknowns all supports can be tried at once.
 ENUMERATED = 8
 
-# From supports of shape (b, m) to x and y of shape (b, m, k), for k problems: y = 0 on the support
-# and x = 0 outside it. The solution is the one where no x and no y is negative.
-Candidate = Callable[[Tensor], tuple[Tensor, Tensor]]
+# From supports to numbers: the solution x on a support, where y = 0, and y outside it, where x = 0.
+# None of them is negative for the right one.
+Candidate = Callable[[Tensor], Tensor]
 
 
 def solve_lcp(C: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,26 +22,28 @@ def solve_lcp(C: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         C: Positive definite with a diagonal of about 1, shape (m, m).
-        q: A problem in each column, shape (m, k), with entries up to about 1.
+        q: A problem in each row, shape (k, m), with entries up to about 1.
 
     Returns:
-        x, of shape (m, k), and by how much the worst of its conditions is missed.
+        x, of shape (k, m), and by how much the worst of its conditions is missed.
     """
-    each, together = partial(lcp_candidate, C, q.T.unsqueeze(-1)), partial(lcp_candidate, C, q)
-    x, y = solve_by_support(each, together, q.T < 0)
-    return x.squeeze(-1).T, residual(x, y)
+    opposite = -identity(C)
+    own, common = -q.unsqueeze(-1), -q.T.unsqueeze(0)
+
+    def each(support: Tensor) -> Tensor:
+        """C x − y = −q, with a column of C for each unknown x and one of −1 for each y."""
+        return solve(torch.where(support.unsqueeze(-2), C, opposite), own).squeeze(-1)
+
+    def together(support: Tensor) -> Tensor:
+        return solve(torch.where(support.unsqueeze(-2), C, opposite), common)
+
+    unknown, support = solve_by_support(each, together, q < 0)
+    x = torch.where(support, unknown, 0.0)
+    return x, residual(x, x @ C.T + q)
 
 
-def lcp_candidate(C: Tensor, q: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    x = solve_on(support, C, -q)
-    return x, C @ x + q
-
-
-def solve_on(support: Tensor, C: Tensor, right: Tensor) -> Tensor:
-    """C x = right on supports (b, m), x = 0 outside them, for columns (m, k) or (b, m, k)."""
-    inside = support.unsqueeze(-1)
-    system, right = torch.where(inside, C, identity(C)), torch.where(inside, right, 0.0)
-    # Not `solve`, which waits for the GPU to say whether a matrix is singular.
+def solve(system: Tensor, right: Tensor) -> Tensor:
+    # Not torch's `solve`, which waits for the GPU to say whether a matrix is singular.
     x: Tensor = torch.linalg.solve_ex(system, right).result
     return x
 
@@ -53,7 +54,8 @@ def identity(C: Tensor) -> Tensor:
 
 def residual(x: Tensor, y: Tensor) -> Tensor:
     """By how much x ≥ 0, y ≥ 0 and xy = 0 are missed at worst."""
-    return torch.minimum(x, y).abs().amax().detach()
+    worst: Tensor = torch.linalg.vector_norm(torch.minimum(x, y).detach(), torch.inf)
+    return worst
 
 
 def every_support(m: int, device: torch.device) -> Tensor:
@@ -65,7 +67,7 @@ def every_support(m: int, device: torch.device) -> Tensor:
 def solve_by_support(
     each: Candidate, together: Candidate, support: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """x and y on the support of each of k problems where neither is negative.
+    """For each of k problems the support where nothing is negative, and the numbers on it: (k, m).
 
     By block principal pivoting: who is on the wrong side changes sides, all at once, and when that
     has not helped three times in a row, only the last of them, which cannot run in circles (Júdice
@@ -74,19 +76,20 @@ def solve_by_support(
     served by trying all supports.
 
     Args:
-        each: For supports (k, m), one for each problem.
-        together: For supports (b, m), each with all k problems.
+        each: From supports (k, m), one for each problem, to (k, m).
+        together: From supports (b, m), each for all k problems, to (b, m, k).
         support: Where to begin, shape (k, m).
     """
     m = support.shape[-1]
     look = may_look(support)
+    rounding = torch.full((), -1e-13, dtype=torch.float64, device=support.device)
     if look or m > ENUMERATED:
         for turn in range(2 * m + 8):
-            x, y = each(support)
-            negative = torch.where(support.unsqueeze(-1), x, y).squeeze(-1)
-            wrong = negative < -1e-13 * (1 + x.abs().amax(-2))
+            unknown = each(support)
+            largest = torch.linalg.vector_norm(unknown, torch.inf, -1, keepdim=True)
+            wrong = unknown < torch.addcmul(rounding, rounding, largest)
             if look and not wrong.any():
-                return x, y
+                return unknown, support
             if turn == 3:
                 places = torch.arange(m, device=support.device)
                 fewest = torch.full((len(support), 1), m + 1, device=support.device)
@@ -98,9 +101,9 @@ def solve_by_support(
                 last = places == torch.where(wrong, places, -1).amax(-1, keepdim=True)
                 wrong = wrong & (last | (patience >= 0))
             support = support ^ wrong
-        if m > ENUMERATED:
-            return each(support)
-    return each(best_support(together, every_support(m, support.device)))
+    if m <= ENUMERATED:
+        support = best_support(together, every_support(m, support.device))
+    return each(support), support
 
 
 def may_look(x: Tensor) -> bool:
@@ -123,7 +126,7 @@ def best_support(candidate: Candidate, supports: Tensor) -> Tensor:
 
     The nearest one, not the first within a tolerance: rounding then needs no allowance.
     """
-    least = torch.minimum(*candidate(supports)).amin(-2).detach()
+    least = candidate(supports).amin(-2).detach()
     # A singular system gives NaN, which is as far as can be.
     return supports.index_select(0, least.nan_to_num(nan=-torch.inf).argmax(0))
 
@@ -142,26 +145,34 @@ def solve_within_ball(
     Returns:
         r, of shape (m,), and by how much the worst of its conditions is missed.
     """
-    candidate = partial(ball_candidate, C, b, t, radius)
-    places = torch.arange(len(b), device=b.device)
-    first = torch.where(t > 0, b / t, torch.inf).argmin()
-    r, y = solve_by_support(candidate, candidate, (places == first).unsqueeze(0))
-    return r.reshape(-1), residual(r, y)
+    right, opposite = torch.stack([t, b], -1).unsqueeze(0), -identity(C)
+    # Tensors, not numbers: so small a thing costs torch a third of the time.
+    radius = torch.as_tensor(radius, dtype=C.dtype, device=C.device)
+    nothing, square = torch.zeros_like(radius), radius * radius
 
+    def candidate(support: Tensor) -> Tensor:
+        """On a support r = μp − h with C p = t and C h = b, whose length is a quadratic in μ."""
+        both = solve(torch.where(support.unsqueeze(-2), C, opposite), right)
+        products = right.mT @ torch.where(support.unsqueeze(-1), both, nothing)
+        tp, th, _, bh = products.flatten(-2).unbind(-1)
+        # Not at least 0, where the derivative of the root would be infinite.
+        discriminant = torch.addcmul(th * th, tp, square - bh).clamp_min(1e-300)
+        # The empty support has no r of this length: 1 / 0 is as far from a solution as can be.
+        mu = (th + discriminant.sqrt()) / tp
+        p, h = both.unbind(-1)
+        return mu.unsqueeze(-1) * p - h
 
-def ball_candidate(
-    C: Tensor, b: Tensor, t: Tensor, radius: float | Tensor, support: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""On a support, $r = \mu p - h$ with $C p = t$, $C h = b$; its length is a quadratic in μ."""
-    p, h = solve_on(support, C, torch.stack([t, b], -1)).unbind(-1)
-    tp, th = p @ t, h @ t
-    discriminant = th**2 - tp * (h @ b - radius**2)
-    some = discriminant > 0
-    root = torch.where(some, torch.where(some, discriminant, 1.0).sqrt(), 0.0)
-    # The empty support has no r of this length: 0 / 0 is as far from a solution as can be.
-    mu = ((th + root) / tp).unsqueeze(-1)
-    r = mu * p - h
-    return r.unsqueeze(-1), (r @ C.T + b - mu * t).unsqueeze(-1)
+    # The best alone, and whom it harms.
+    first = torch.where(t > 0, b / t, torch.inf).argmin(0, keepdim=True)
+    cosines, pull, its = (x.index_select(0, first) for x in (C, b, t))
+    harmed = radius * cosines + b < (radius + pull) / its * t
+    alone = torch.arange(len(b), device=b.device) == first
+    unknown, support = solve_by_support(
+        candidate, lambda support: candidate(support).unsqueeze(-1), harmed | alone
+    )
+    r, its = torch.where(support, torch.cat([unknown, t.unsqueeze(0)]), nothing)
+    pull = torch.addmv(b, C, r)
+    return r, residual(r, torch.addcmul(pull, t, -(pull @ its) / (t @ its)))
 
 
 # Newton steps are tried at these lengths, as sums and as factors. Long ones save rounds where the
@@ -207,8 +218,7 @@ def solve_fair(C: Tensor, s: Tensor, power: float | Tensor) -> tuple[Tensor, Ten
 
 
 def newton_step(C: Tensor, pull: Tensor, x: Tensor, power: float | Tensor, error: Tensor) -> Tensor:
-    step: Tensor = torch.linalg.solve_ex(C + torch.diag(power * pull / x), error).result
-    return step
+    return solve(C + torch.diag(power * pull / x), error)
 
 
 def imbalance(C: Tensor, x: Tensor, pull: Tensor) -> Tensor:

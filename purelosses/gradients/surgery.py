@@ -1,5 +1,7 @@
 """Task gradients that meet each other one by one, and what is left of them."""
 
+from collections.abc import Sequence
+
 import optree
 import torch
 from torch import Tensor
@@ -7,6 +9,8 @@ from torch import Tensor
 from purelosses._checks import check_number, check_tensor, complain
 from purelosses._numerics import safe_divide
 from purelosses._types import PyTree
+from purelosses.balance._state import State, check_state, remember
+from purelosses.balance._tasks import new_tasks
 from purelosses.gradients.reading import Weights, read, root
 
 
@@ -94,38 +98,35 @@ def pcgrad(gramian: PyTree, order: Tensor) -> Weights:
     return g.answer(g.inverse * parts.sum(0))
 
 
-def gradvac_init(tasks: PyTree) -> dict[str, Tensor]:
+def gradvac_init(tasks: int | Sequence[str] | PyTree) -> State:
     """The state of [`gradvac_update`][purelosses.gradvac_update] before the first step.
 
     Args:
-        tasks: A tree with the structure of the losses; only its structure and, where a leaf is a
-            tensor, its device matter.
+        tasks: The number of tasks, their names, or any tree with the structure of the losses.
 
     Returns:
-        `{"cosines": ..., "stationary": ...}`: the mean cosine of each pair of tasks, at first 0,
-        and whether the weighted gradients of the last step cancelled.
+        `{"cosines": ..., "stationary": ...}`: for every task, a row with its mean cosine to each
+        task, at first 0, and whether the weighted gradients of the last step cancelled.
 
     Raises:
-        ValueError: If there are no tasks.
+        ValueError: If there are no tasks, or a name occurs twice.
 
     Examples:
-        >>> gradvac_init({"mask": 0, "depth": 0})["cosines"]
-        tensor([[0., 0.],
-                [0., 0.]], dtype=torch.float64)
+        >>> gradvac_init(["mask", "depth"])["cosines"]["mask"]
+        tensor([0., 0.], dtype=torch.float64)
     """
-    leaves = optree.tree_leaves(tasks)
-    if not leaves:
-        raise ValueError(complain("gradvac_init", "tasks", "have at least one task", tasks))
-    device = leaves[0].device if isinstance(leaves[0], Tensor) else None
-    return {
-        "cosines": torch.zeros(len(leaves), len(leaves), dtype=torch.float64, device=device),
-        "stationary": torch.zeros((), dtype=torch.bool, device=device),
-    }
+    named = new_tasks("gradvac_init", tasks, torch.zeros((), dtype=torch.float64))
+    count = len(named) if isinstance(named, Tensor) else len(optree.tree_leaves(named))
+    if isinstance(named, Tensor):
+        cosines: PyTree = named.new_zeros(count, count)
+    else:
+        cosines = optree.tree_map(lambda number: number.new_zeros(count), named)
+    return {"cosines": cosines, "stationary": torch.zeros((), dtype=torch.bool)}
 
 
 def gradvac_update(
-    state: dict[str, Tensor], gramian: PyTree, order: Tensor, *, beta: float | Tensor = 0.5
-) -> tuple[PyTree, dict[str, Tensor]]:
+    state: State, gramian: PyTree, order: Tensor, *, beta: float | Tensor = 0.5
+) -> tuple[PyTree, State]:
     r"""Weights of the sum of gradients, each turned towards its usual cosines (GradVac).
 
     As [`pcgrad`][purelosses.pcgrad], with a goal $\hat\varphi_{ij}$ in place of 0: where the cosine
@@ -151,8 +152,8 @@ def gradvac_update(
         which case all weights are 0.
 
     Raises:
-        ValueError: If the Gramian is not square, the state is that of another number of tasks,
-            `order` has another shape, or `beta` is out of range.
+        ValueError: If the Gramian is not square, the state is that of other tasks, `order` has
+            another shape, or `beta` is out of range.
         TypeError: If the Gramian is not floating, or `order` not of integers.
 
     Examples:
@@ -161,8 +162,8 @@ def gradvac_update(
         >>> weights, state = gradvac_update(gradvac_init(gramian), gramian, order)
         >>> weights
         {'depth': tensor(1.2500), 'mask': tensor(2.)}
-        >>> state["cosines"][0, 1]
-        tensor(-0.2500, dtype=torch.float64)
+        >>> state["cosines"]["depth"]
+        tensor([ 0.0000, -0.2500], dtype=torch.float64)
 
     Coming from:
         torchjd's and LibMTL's `GradVac`: the same, with the order from the global random state;
@@ -174,10 +175,16 @@ def gradvac_update(
     function = "gradvac_update"
     g = read(function, gramian)
     beta = check_number(function, "beta", beta, minimum=0, maximum=1)
-    goals = state["cosines"]
+    check_state(function, state, ("cosines",))
+    rows = state["cosines"]
+    goals = rows if isinstance(rows, Tensor) else torch.stack(optree.tree_leaves(rows))
     if goals.shape != g.cosines.shape:
         must = f"be that of {len(g.cosines)} tasks"
         raise ValueError(complain(function, "state", must, f"shape {tuple(goals.shape)}"))
+    theirs, own = optree.tree_structure(gramian), optree.tree_structure(rows)
+    if not isinstance(gramian, Tensor) and not isinstance(rows, Tensor) and own != theirs:
+        raise ValueError(complain(function, "state", f"be that of the tasks {theirs}", own))
+    goals = goals.to(g.cosines)
     parts = torch.diag(g.norms)
     for meets in _visits(function, order, len(parts)):
         along = parts @ g.cosines
@@ -188,7 +195,7 @@ def gradvac_update(
         parts = parts + torch.where(meets & (cosines < goals), length * turned, 0.0)
         goals = torch.where(meets, goals + beta * (cosines - goals), goals)
     weights, aux = g.answer(g.inverse * parts.sum(0))
-    return weights, {"cosines": goals.detach(), **aux}
+    return weights, remember(state, cosines=goals.detach(), **aux)
 
 
 def graddrop(jacobian: PyTree, noise: PyTree) -> PyTree:

@@ -62,8 +62,8 @@ def _shortest(g: Gramian) -> tuple[Tensor, Tensor, Tensor]:
     # With y = w · norms, up to a factor: a problem of least squares with y ≥ 0. t is the inverse of
     # the norms; the larger it is, the more a unit of y adds to the sum of the weights.
     t = safe_divide(g.inverse, g.inverse.amax())
-    y, residual = solve_lcp(g.definite + t * t.unsqueeze(-1), -t.unsqueeze(-1))
-    weights = y.squeeze(-1).clamp_min(0) * t
+    y, residual = solve_lcp(g.definite + t * t.unsqueeze(-1), -t.unsqueeze(0))
+    weights = y.squeeze(0).clamp_min(0) * t
     return safe_divide(weights, weights.sum()), residual, torch.logical_not(g.alive.all())
 
 
@@ -104,8 +104,8 @@ def upgrad(gramian: PyTree) -> Weights:
         Quinton and Rey, arXiv:2406.16232.
     """
     g = read("upgrad", gramian)
-    x, residual = solve_lcp(g.definite, g.cosines)  # column i: what π adds to g_i, in units
-    return g.answer((1 + g.inverse * (x @ g.norms)) / len(x), residual)
+    x, residual = solve_lcp(g.definite, g.cosines.T)  # row i: what π adds to g_i, in units
+    return g.answer((1 + g.inverse * (g.norms @ x)) / len(x), residual)
 
 
 def dualproj(gramian: PyTree) -> Weights:
@@ -143,9 +143,9 @@ def dualproj(gramian: PyTree) -> Weights:
     g = read("dualproj", gramian)
     longest = g.norms.amax()
     relative = safe_divide(g.norms, longest)
-    against = (g.cosines @ relative).unsqueeze(-1) / len(relative)
+    against = (g.cosines @ relative).unsqueeze(0) / len(relative)
     x, residual = solve_lcp(g.definite, against)
-    return g.answer(1 / len(relative) + g.inverse * longest * x.squeeze(-1), residual)
+    return g.answer(1 / len(relative) + g.inverse * longest * x.squeeze(0), residual)
 
 
 def cagrad(gramian: PyTree, *, c: float | Tensor = 0.5) -> Weights:
@@ -187,10 +187,10 @@ def cagrad(gramian: PyTree, *, c: float | Tensor = 0.5) -> Weights:
     c = check_number("cagrad", "c", c, minimum=0)
     m = len(g.norms)
     mean = g.norms / m  # in unit gradients
-    length = root(mean @ g.cosines @ mean)
-    along = g.cosines @ safe_divide(mean, length)
+    gains = g.cosines @ mean
+    length = root(mean @ gains)
     t = torch.where(g.alive.any(), safe_divide(g.inverse, g.inverse.amax()), 1.0)
-    added, residual = solve_within_ball(g.definite, along, t, c)
+    added, residual = solve_within_ball(g.definite, safe_divide(gains, length), t, c)
     return g.answer(1 / m + g.inverse * length * added, residual)
 
 

@@ -202,8 +202,8 @@ PER_CALL = ("where", "weights", "mask", "after")
 
 _ACRONYMS = {"bce": "BCE", "ce": "CE", "cldice": "ClDice", "cov": "CoV", "crps": "CRPS",
              "dt": "DT", "dwa": "DWA", "elr": "ELR", "famo": "FAMO", "gradnorm": "GradNorm",
-             "js": "JS", "kl": "KL", "l1": "L1", "mcc": "MCC", "mse": "MSE", "nacl": "NACL",
-             "nll": "NLL", "ntk": "NTK", "relobralo": "ReLoBRaLo",
+             "gradvac": "GradVac", "js": "JS", "kl": "KL", "l1": "L1", "mcc": "MCC", "mse": "MSE",
+             "nacl": "NACL", "nll": "NLL", "ntk": "NTK", "relobralo": "ReLoBRaLo",
              "softadapt": "SoftAdapt"}  # fmt: skip
 _ACRONYMS |= {f"{kind.lower()}iou": f"{kind}IoU" for kind in ("", *"GDCESW", "MPD")}
 

@@ -5,17 +5,15 @@ same first parameters and the same crops. Three seeds each: on one picture with 
 losses differ only if their spreads do not overlap.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from nuclei import BLUE, ORANGE, OUTPUT, Batch, UNet, load_nuclei, random_crops, show
-from rich.console import Console
+from nuclei import BLUE, ORANGE, Batch, UNet, load_nuclei, random_crops, show
+from results import publish
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from purelosses import (
@@ -74,18 +72,13 @@ def trained_on(loss: Callable[[Tensor, Tensor], Tensor], train: Batch, seed: int
 
 
 def report(scores: dict[str, Tensor], probabilities: dict[str, Tensor], truth: Batch) -> None:
-    table = Table(title=f"Held-out Dice after {STEPS} steps, {SEEDS} seeds")
-    table.add_column("loss")
-    for column in ("mean", "lowest", "highest"):
-        table.add_column(column, justify="right")
-    for name, values in scores.items():
-        table.add_row(name, *(f"{x:.3f}" for x in (values.mean(), values.min(), values.max())))
-    console = Console()
-    console.print(table)
-    OUTPUT.mkdir(exist_ok=True)
-    path = OUTPUT / "segmentation_losses.png"
-    draw(scores, probabilities, truth).savefig(path, dpi=120)
-    console.print(f"Picture: {os.path.relpath(path)}", soft_wrap=True)
+    rows = [
+        [name, *(f"{x:.3f}" for x in (values.mean(), values.min(), values.max()))]
+        for name, values in scores.items()
+    ]
+    title = f"Held-out Dice after {STEPS} steps, {SEEDS} seeds"
+    columns = ["loss", "mean", "lowest", "highest"]
+    publish("segmentation_losses", title, columns, rows, draw(scores, probabilities, truth))
 
 
 def draw(scores: dict[str, Tensor], probabilities: dict[str, Tensor], truth: Batch) -> Figure:

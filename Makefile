@@ -41,7 +41,7 @@ docs: .venv/.ok  ## build the documentation into site/
 
 bench: .bench/.ok  ## measure what a call costs, beside the peers
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/multitask.py
+	.bench/bin/python benchmarks/multitask.py --json docs/data/benchmarks_multitask.json
 	.bench/bin/python benchmarks/segmentation.py --json docs/data/benchmarks_segmentation.json
 
 gen: .venv/.ok  ## write the modules, missing pages and the navigation from the functions

@@ -480,7 +480,10 @@ SOFT = ("poly1_loss", "softmax_focal_loss", "kl_divergence_loss", "js_divergence
 
 @pytest.mark.parametrize("name", SOFT)
 def test_timm_poly_and_soft_targets_with_a_removed_class(name):
-    """A logit of -inf whose target is 0: NaN in F.kl_div, timm SoftTarget and PolyCE (0 · inf)."""
+    """A logit of -inf whose target is 0: NaN in F.kl_div, timm SoftTarget and PolyCE (0 · inf).
+
+    And in optax.kl_divergence.
+    """
     loss = getattr(pl, name)
     logits, target = torch.tensor([[1.0, -INF, 0.5]]), torch.tensor([[0.7, 0.0, 0.3]])
     kept = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.7, 0.3]])

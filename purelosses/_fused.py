@@ -59,11 +59,15 @@ UNDERFLOW = 1e-37
 # When
 
 
-def applies(*tensors: Tensor | None) -> bool:
+def applies(first: Tensor, *others: Tensor | None) -> bool:
     """Whether the fused path may run on these tensors, of which the first is the largest."""
-    if not AVAILABLE or torch.compiler.is_compiling() or not _eager():
+    if not AVAILABLE or torch.compiler.is_compiling():
         return False
-    inner = [_unwrapped(tensor) for tensor in tensors if tensor is not None]
+    if first.numel() < THRESHOLD and not _LEVELS():  # vmap hides how large it is
+        return False
+    if not _eager():
+        return False
+    inner = [_unwrapped(tensor) for tensor in (first, *others) if tensor is not None]
     return all(map(_dense, inner)) and inner[0].numel() >= THRESHOLD
 
 
@@ -349,7 +353,7 @@ def _blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]
 
 def _size(x: Tensor, part: int) -> int:
     """The elements of a block: at most this part of the data, so that memory hardly grows."""
-    return min(BLOCK, max(BLOCK >> 4, x.numel() // part))
+    return min(BLOCK, max(BLOCK >> 2, x.numel() // part))
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -117,9 +117,27 @@ def test_a_goal_that_is_missed_is_shown_as_missed():
         "failed": ["peer: not installed"],
     }
     text = pages.benchmark(row)
-    assert '<span class="bad">✗</span> time: reached **0.6 ×**, short of the goal' in text
-    assert '<span class="good">✓</span> memory: reached **1.1 ×**\n' in text
+    assert '<span class="bad">✗</span> time: **0.6**, short of the limit of 0.5\n' in text
+    assert '<span class="good">✓</span> memory: **1.1**, limit 1.2\n' in text
+    assert "| purelosses | 2 | 0.1 |" in text
     assert "Not measured: peer: not installed." in text
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"row": "a", "reference": "torchjd", "rows": [{"what": "x", "us": 3.5, "ratio": 0.25}]},
+            ["### a, beside torchjd\n", "|  | µs | ratio |", "| x | 3.5 | 0.25 |"],
+        ),
+        ({"row": "b", "sizes": [2, 4], "ratios": {"y": [1, 2]}, "goals": []}, ["### b\n", "<svg"]),
+        ({"row": "c", "allocator": "warm", "goals": []}, ["### c (warm allocator)\n"]),
+    ],
+)
+def test_every_shape_of_a_benchmark_row_is_shown(row, said):
+    text = pages.benchmark(row)
+    for part in said:
+        assert part in text
 
 
 def test_fonts_and_scripts_are_in_the_repository():

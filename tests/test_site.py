@@ -44,8 +44,19 @@ def test_every_family_has_a_page():
     }
 
 
-def test_every_loss_has_a_picture():
-    assert pictures.undrawn() == set()
+def test_every_picture_is_of_a_loss():
+    assert pictures.CURVES.keys() <= LOSSES.keys()
+
+
+def test_a_loss_without_a_curve_of_its_own_is_drawn_along_a_line():
+    x, y, slope = pictures.along_a_line("mse_loss").values("", 7)
+    # A parabola: its second difference is 2 / n times the squared step along a unit vector.
+    count = LOSSES["mse_loss"].cases[0].problem().tensors["prediction"].numel()
+    torch.testing.assert_close(y.diff(n=2), torch.full((5,), 2 / count, dtype=y.dtype))
+    torch.testing.assert_close(slope.diff(), torch.full((6,), 2 / count, dtype=y.dtype))
+    assert x[1] - x[0] == 1
+    # The logarithm of a negative loss is not drawn.
+    assert pictures.along_a_line("log_sum_loss").values("", 7)[0][0] > -3
 
 
 @pytest.mark.parametrize("name", ["huber_loss", "dice_loss", "giou_loss", "chebyshev_loss"])

@@ -228,6 +228,7 @@ def benchmark(row: Mapping[str, Any]) -> str:
     measured = row.get("candidates", {}).items()
     candidates = {name: found for name, found in measured if found.get("ms") is not None}
     beside = f", beside {row['reference']}" if "reference" in row else ""
+    beside = "" if "beside" in row["row"] else beside
     warm = " (warm allocator)" if row.get("allocator") == "warm" else ""
     lines = [f"### {row['row']}{beside}{warm}\n"]
     if candidates:
@@ -248,7 +249,8 @@ def benchmark(row: Mapping[str, Any]) -> str:
     if rows:
         lines.append(table(rows))
     if row.get("failed"):
-        lines.append("\nNot measured: " + ", ".join(row["failed"]) + ".")
+        failed = (what.removesuffix(": not measured") for what in row["failed"])
+        lines.append("\nNot measured: " + "; ".join(failed) + ".")
     return "\n".join(lines) + "\n"
 
 
@@ -277,7 +279,7 @@ def performance() -> str:
 def shown(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {shown(inner)}" for key, inner in value.items())
-    return f"`{value}`"
+    return f"`{value:.3g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def standing() -> Counter[str]:

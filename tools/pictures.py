@@ -72,7 +72,7 @@ class Curve:
     caption: str = ""
 
     def values(self, line: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Places, losses and slopes, where they are finite; one sum of the losses has all slopes."""
+        """Places, losses and slopes, where finite; one sum of the losses has all slopes."""
         x = torch.linspace(*self.span, count, dtype=torch.float64, requires_grad=True)
         y = self.lines[line](x)
         (slope,) = torch.autograd.grad(y.sum(), x)

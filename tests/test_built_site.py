@@ -72,6 +72,7 @@ class Visit:
             self.wrong.append(f"asked for {request.url}")
 
     def open(self, name: str) -> None:
+        self.wrong.clear()
         self.page.goto((SITE / name).as_uri())
 
 

@@ -44,11 +44,22 @@ def test_every_family_has_a_page():
     }
 
 
-def test_every_loss_has_a_picture():
-    assert pictures.undrawn() == set()
+def test_every_picture_is_of_a_loss():
+    assert pictures.CURVES.keys() <= LOSSES.keys()
 
 
-@pytest.mark.parametrize("name", ["huber_loss", "dice_loss", "giou_loss", "chebyshev_loss"])
+def test_a_loss_without_a_curve_of_its_own_is_drawn_along_a_line():
+    x, y, slope = pictures.along_a_line("mse_loss").values("", 7)
+    # A parabola: its second difference is 2 / n times the squared step along a unit vector.
+    count = LOSSES["mse_loss"].cases[0].problem().tensors["prediction"].numel()
+    torch.testing.assert_close(y.diff(n=2), torch.full((5,), 2 / count, dtype=y.dtype))
+    torch.testing.assert_close(slope.diff(), torch.full((6,), 2 / count, dtype=y.dtype))
+    assert x[1] - x[0] == 1
+    # The logarithm of a negative loss is not drawn.
+    assert pictures.along_a_line("log_sum_loss").values("", 7)[0][0] > -3
+
+
+@pytest.mark.parametrize("name", ["huber_loss", "dice_loss", "giou_loss", "weighted_sum_loss"])
 def test_pictures_are_reproducible(name):
     first = pictures.figure(name) + pictures.sparkline(name)
     pictures.descend.cache_clear()
@@ -117,9 +128,27 @@ def test_a_goal_that_is_missed_is_shown_as_missed():
         "failed": ["peer: not installed"],
     }
     text = pages.benchmark(row)
-    assert '<span class="bad">✗</span> time: reached **0.6 ×**, short of the goal' in text
-    assert '<span class="good">✓</span> memory: reached **1.1 ×**\n' in text
+    assert '<span class="bad">✗</span> time: **0.6**, short of the limit of 0.5\n' in text
+    assert '<span class="good">✓</span> memory: **1.1**, limit 1.2\n' in text
+    assert "| purelosses | 2 | 0.1 |" in text
     assert "Not measured: peer: not installed." in text
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"row": "a", "reference": "torchjd", "rows": [{"what": "x", "us": 3.5, "ratio": 0.25}]},
+            ["### a, beside torchjd\n", "|  | µs | ratio |", "| x | 3.5 | 0.25 |"],
+        ),
+        ({"row": "b", "sizes": [2, 4], "ratios": {"y": [1, 2]}, "goals": []}, ["### b\n", "<svg"]),
+        ({"row": "c", "allocator": "warm", "goals": []}, ["### c (warm allocator)\n"]),
+    ],
+)
+def test_every_shape_of_a_benchmark_row_is_shown(row, said):
+    text = pages.benchmark(row)
+    for part in said:
+        assert part in text
 
 
 def test_fonts_and_scripts_are_in_the_repository():

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -186,29 +187,70 @@ def number(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
+def curves(axes: Axes, sizes: list[int], ratios: Mapping[str, list[float]]) -> None:
+    for (name, values), ink in zip(ratios.items(), cycle(INKS)):
+        axes.plot(sizes, values, color=ink, label=name)
+    axes.axhline(1, color=FAINT, linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("elements")
+    axes.set_title("time over that of the plain formula")
+    axes.legend()
+
+
+COLUMNS = {
+    "what": "",
+    "ms": "ms",
+    "iqr": "quartiles apart",
+    "memory": "memory ÷ gradient",
+    "us": "µs",
+    "reference_us": "the reference, µs",
+    "ratio": "ratio",
+    "us_of_5": "5 tasks, µs",
+    "us_of_50": "50 tasks, µs",
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The measured rows, with the columns that they have."""
+    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
+    lines = ["| " + " | ".join(COLUMNS[key] for key in keys) + " |"]
+    lines.append("|---|" + "--:|" * (len(keys) - 1))
+    for row in rows:
+        cells = [row.get(key, "") for key in keys]
+        cells = [number(cell) if isinstance(cell, int | float) else cell or "" for cell in cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n" + "\n".join(lines)
+
+
 def benchmark(row: Mapping[str, Any]) -> str:
-    """One row: a chart, the numbers, and whether each goal is reached."""
-    candidates = {k: v for k, v in row["candidates"].items() if v.get("ms") is not None}
-    lines = [f"### {row['row']}\n"]
+    """One row: a chart, whether each goal is reached, and the numbers."""
+    measured = row.get("candidates", {}).items()
+    candidates = {name: found for name, found in measured if found.get("ms") is not None}
+    beside = f", beside {row['reference']}" if "reference" in row else ""
+    beside = "" if "beside" in row["row"] else beside
+    warm = " (warm allocator)" if row.get("allocator") == "warm" else ""
+    lines = [f"### {row['row']}{beside}{warm}\n"]
     if candidates:
-        height = 0.75 + 0.24 * len(candidates)
-        chart = svg(lambda axes: bars(axes, candidates), f"{row['row']}: times", (4.6, height))
+        size = (4.6, 0.75 + 0.24 * len(candidates))
+        chart = svg(lambda axes: bars(axes, candidates), f"{row['row']}: times", size)
+        lines.append(f'<figure class="pictures chart">{chart}</figure>\n')
+    if "ratios" in row:
+        chart = svg(lambda axes: curves(axes, row["sizes"], row["ratios"]), row["row"], (4.6, 2.6))
         lines.append(f'<figure class="pictures chart">{chart}</figure>\n')
     for goal in row.get("goals", ()):
         reached, limit = goal["reached"], goal["limit"]
         kind, mark = ("good", "✓") if reached <= limit else ("bad", "✗")
         lines.append(
-            f'- <span class="{kind}">{mark}</span> {goal["text"]}: reached **{number(reached)} ×**'
-            + ("" if reached <= limit else ", short of the goal")
+            f'- <span class="{kind}">{mark}</span> {goal["text"]}: **{number(reached)}**, '
+            + (f"limit {limit:g}" if reached <= limit else f"short of the limit of {limit:g}")
         )
-    lines.append("\n| | ms | quartiles apart | memory ÷ gradient |\n|---|--:|--:|--:|")
-    for name, found in candidates.items():
-        cells = [
-            number(found[k]) if found.get(k) is not None else "" for k in ("ms", "iqr", "memory")
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    rows = [{"what": name, **found} for name, found in candidates.items()] + row.get("rows", [])
+    if rows:
+        lines.append(table(rows))
     if row.get("failed"):
-        lines.append("\nNot measured: " + ", ".join(row["failed"]) + ".")
+        failed = (what.removesuffix(": not measured") for what in row["failed"])
+        lines.append("\nNot measured: " + "; ".join(failed) + ".")
     return "\n".join(lines) + "\n"
 
 
@@ -237,7 +279,7 @@ def performance() -> str:
 def shown(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {shown(inner)}" for key, inner in value.items())
-    return f"`{value}`"
+    return f"`{value:.3g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def standing() -> Counter[str]:
@@ -284,7 +326,7 @@ def promises() -> str:
         for row in json.loads((DATA / file).read_text()).get("results", [])
         for goal in row.get("goals", ())
     ]
-    memory = [f"{g['reached']:.2f}" for g in goals if g["what"] == "memory"]
+    memory = [f"{g['reached']:.2f}" for g in goals if g.get("what") == "memory"]
     reached = sum(g["reached"] <= g["limit"] for g in goals)
     cells = [
         (

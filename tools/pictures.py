@@ -72,11 +72,12 @@ class Curve:
     caption: str = ""
 
     def values(self, line: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Places, losses and slopes. The losses are independent, so one sum has all slopes."""
+        """Places, losses and slopes, where finite; one sum of the losses has all slopes."""
         x = torch.linspace(*self.span, count, dtype=torch.float64, requires_grad=True)
         y = self.lines[line](x)
         (slope,) = torch.autograd.grad(y.sum(), x)
-        return x.detach(), y.detach(), slope
+        drawn = y.isfinite() & slope.isfinite()
+        return x.detach()[drawn], y.detach()[drawn], slope[drawn]
 
 
 Variants = Mapping[str, Mapping[str, Any]]
@@ -579,6 +580,27 @@ CURVES |= {name: of_box(name) for name in BOXES}
 CURVES |= {name: of_tasks(name) for name in TASKS}
 
 
+def along_a_line(name: str) -> Curve:
+    """For a loss without a curve of its own: a sample of the registry, moved along a line."""
+    spec = LOSSES[name]
+    problem = spec.cases[0].problem(dtype=torch.float64)
+    moved = problem.differentiable[0]
+    start = problem.tensors[moved]
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(start.shape, generator=generator, dtype=start.dtype)
+    direction = direction / direction.norm()
+
+    def line(x: Tensor) -> Tensor:
+        found = [problem.having(**{moved: start + step * direction})(spec.loss) for step in x]
+        return torch.stack([value[0] if isinstance(value, tuple) else value for value in found])
+
+    return Curve(f"shift of `{moved}` along a random direction", (-3, 3), {"": line})
+
+
+def curve_of(name: str) -> Curve:
+    return CURVES.get(name) or along_a_line(name)
+
+
 # Drawing.
 
 
@@ -769,7 +791,7 @@ def draw_tasks(axes: Axes, name: str) -> None:
 
 def figure(name: str) -> str:
     """The pictures of a loss page, as HTML."""
-    curve = CURVES[name]
+    curve = curve_of(name)
     word = title(LOSSES[name])
     parts, caption = [], curve.caption
     if name in OVERLAP:
@@ -805,7 +827,7 @@ def polyline(x: Tensor, y: Tensor, kind: str) -> str:
 
 def sparkline(name: str) -> str:
     """Value and gradient of the default, as a small SVG."""
-    curve = CURVES[name]
+    curve = curve_of(name)
     x, y, slope = curve.values(next(iter(curve.lines)), 81)
     width, height, edge = 200, 64, 4
 
@@ -821,8 +843,3 @@ def sparkline(name: str) -> str:
     return (
         f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true">{axis}{lines}</svg>'
     )
-
-
-def undrawn() -> set[str]:
-    """Losses without a picture."""
-    return LOSSES.keys() - CURVES.keys()

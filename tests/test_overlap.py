@@ -13,6 +13,7 @@ from itertools import pairwise
 import optree
 import pytest
 import torch
+from hostile import assert_half, eighths
 from oracles import EXACT, exact_sigmoid
 from torch.func import grad, vmap
 
@@ -877,28 +878,6 @@ def test_focal_gradients_below_a_gamma_of_1_are_finite(x, gamma):
 
 
 # Half precision
-
-def eighths(shape, seed=0):
-    """Logits that both half precisions hold, so that one reference serves both."""
-    x = 16 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return (x.round() / 8).clamp(-15, 15)
-
-
-def assert_half(loss, x, target):
-    """Contract: value to 2e-6, gradient to 1e-3 (float16) or 4e-3 (bfloat16) of its norm.
-
-    The loss is multiplied by 2^16 before the backward pass, as by a gradient scaler: the gradient
-    of a mean over so many pixels is below the smallest float16.
-    """
-    scaled = partial(lambda x, loss: 2**16 * loss(x, target), loss=loss)
-    truth, exact = loss(x.double(), target), gradient(scaled, x.double())
-    for dtype, limit in ((torch.float16, 1e-3), (torch.bfloat16, 4e-3)):
-        value, found = loss(x.to(dtype), target), gradient(scaled, x.to(dtype))
-        assert value.dtype == torch.float32
-        assert value.item() == pytest.approx(truth.item(), rel=2e-6)
-        assert found.dtype == dtype
-        assert (found.double() - exact).norm() <= limit * exact.norm()
-
 
 LARGE = pytest.mark.parametrize("shape", [(512, 512), (96, 96, 96)], ids=str)
 

@@ -1,8 +1,8 @@
 """Overlap losses: values of peers, identities, empty masks, accuracy, half precision.
 
 Values of peers were computed once, in float64 on the CPU with torch 2.13, on the tensors below:
-MONAI 1.6.1, segmentation-models-pytorch (SMP) 0.6.0, kornia 0.9.0. Of torchvision, optax and
-mmsegmentation it is the formula of their source.
+MONAI 1.6.1, segmentation-models-pytorch (SMP) 0.6.0, kornia 0.9.0. Of torchvision, optax,
+mmsegmentation and Keras it is the formula of their source.
 """
 
 import inspect
@@ -120,9 +120,13 @@ PARITY = {
         pl.dice_loss(BINARY, MASK, activation="sigmoid", smooth=0.0),
         0.617043275201,
     ),
-    "kornia dice_loss; keras Dice": (
+    "kornia dice_loss": (
         dice(LOGITS, LABELS, smooth=(0.0, 1e-8), dim=(1, 2, 3)),
         0.664386495988,
+    ),
+    "Keras Dice, which is the same for images of one size": (
+        dice(LOGITS, LABELS, smooth=(0.0, 1e-7), dim=(0, 1, 2, 3)),
+        0.664386496324,
     ),
     "kornia dice_loss(average=macro), ignore_index": (
         dice(LOGITS, IGNORED, smooth=0.0, classes="present", where=IGNORED != 255,
@@ -223,12 +227,12 @@ PARITY = {
         pl.generalized_dice_loss(LOGITS, LABELS, smooth=0.0, **SOFTMAX, **BATCH),
         0.783828993336,
     ),
-    # Its 1e-5 is on the scale of 1 / G², and the smallest class has 4 pixels.
-    "MONAI GeneralizedDiceLoss(batch), with its smoothing": (
+    # Its 1e-5 is on the scale of 1 / G², that of the weights.
+    "MONAI GeneralizedDiceLoss(batch), with the square of the smallest class, 4 pixels": (
         pl.generalized_dice_loss(LOGITS, LABELS, smooth=1e-5 * 4**2, **SOFTMAX, **BATCH),
         0.783823087605,
     ),
-    "MONAI GeneralizedDiceLoss(batch, simple), with its smoothing": (
+    "MONAI GeneralizedDiceLoss(batch, simple), with the size of the smallest class": (
         pl.generalized_dice_loss(
             LOGITS, LABELS, weight_type="simple", smooth=1e-5 * 4, **SOFTMAX, **BATCH
         ),
@@ -269,7 +273,7 @@ PARITY = {
         pl.softmax_focal_loss(LOGITS, LABELS) / 3,
         0.433735564046,
     ),
-    "MONAI FocalLoss(use_softmax, ignore_index=255), which then does not": (
+    "MONAI FocalLoss(use_softmax, ignore_index=255), which divides by the pixels alone": (
         pl.softmax_focal_loss(LOGITS, LABELS, where=LABELS != 255),
         1.301206588745,
     ),

@@ -62,7 +62,7 @@ def xlogy(x: Tensor, y: Tensor) -> Tensor:
 
 def along(values: Tensor, dim: int, ndim: int) -> Tensor:
     """A vector laid along axis `dim` of a tensor with `ndim` axes."""
-    return values.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
+    return values.reshape([-1 if axis == dim % ndim else 1 for axis in range(ndim)])
 
 
 def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:

@@ -8,6 +8,7 @@ from functools import partial
 import optree
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
 
 import purelosses as pl
@@ -394,6 +395,32 @@ def test_one_full_graph_without_synchronisation(name):
     assert not [op for op, _, _ in recorded.calls if SYNCHRONISING.match(op)]
     meta = optree.tree_map(lambda x: x.to("meta"), arguments)
     assert all(x.is_meta for x in optree.tree_leaves(update(*meta)))
+
+
+SCHEDULED = {
+    "dwa": {"temperature": 1.5},
+    "famo": {"lr": 0.05, "weight_decay": 0.01},
+    "gradnorm": {"alpha": 0.7, "lr": 0.1},
+    "relobralo": {"alpha": 0.8, "temperature": 0.5},
+    "softadapt": {"beta": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_options_scheduled_as_tensors_share_one_graph(name):
+    update, arguments = getattr(pl, f"{name}_update"), (run(name, 2)[1], *call_with(name, 2))
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(update, backend=counter, fullgraph=True)
+    for factor in (1.0, 0.9, 0.8):
+        numbers = {option: factor * value for option, value in SCHEDULED[name].items()}
+        tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
+        pairs = zip(*(optree.tree_leaves(x) for x in (compiled(*arguments, **tensors),
+                                                     update(*arguments, **numbers))),
+                    strict=True)  # fmt: skip
+        for a, b in pairs:
+            torch.testing.assert_close(a, b)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("name", PAIRS)

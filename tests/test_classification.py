@@ -110,6 +110,56 @@ def test_hostile_asymmetric(clip):
     exact_grid(pl.asymmetric_loss, exact, logits, (0.0, 1.0), clip=clip)
 
 
+def softmax_of(row):
+    row = [mpf(v) for v in row]
+    parts = [mp.exp(v - max(row)) for v in row]
+    return [part / mp.fsum(parts) for part in parts]
+
+
+def divergence(p, q):
+    return mp.fsum(a * mp.log(a / b) for a, b in zip(p, q, strict=True) if a)
+
+
+def forward(y, p):
+    return divergence(y, p)
+
+
+def reverse(y, p):
+    return divergence(p, y)
+
+
+def jensen_shannon(y, p, beta):
+    mixture = [beta * a + (1 - beta) * b for a, b in zip(y, p, strict=True)]
+    return beta * divergence(y, mixture) + (1 - beta) * divergence(p, mixture)
+
+
+DIVERGENCES = {
+    "KL": (pl.kl_divergence_loss, {}, forward),
+    "KL, reverse": (pl.kl_divergence_loss, {"direction": "reverse"}, reverse),
+    "JS": (pl.js_divergence_loss, {}, partial(jensen_shannon, beta=mpf(0.5))),
+    "JS, ¼": (pl.js_divergence_loss, {"beta": 0.25}, partial(jensen_shannon, beta=mpf(0.25))),
+}
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_hostile_divergences(name):
+    """Relative to the divergence, or to 0.1: below it float32 targets do not sum to 1 well enough.
+
+    A divergence is a difference of two entropies; that of rows that nearly agree is the rounding
+    of the target, which float32 has already lost.
+    """
+    loss, options, exact = DIVERGENCES[name]
+    generator = torch.Generator().manual_seed(0)
+    logits, shares = single(LOGITS[:-2]), single((1e-30, 1e-8, 0.1, 0.25, 0.5, 0.9, 1.0))
+    x = logits[torch.randint(len(logits), (200, 3), generator=generator)]
+    y = shares[torch.randint(len(shares), (200, 3), generator=generator)]
+    y = y / y.sum(-1, keepdim=True)
+    found = loss(x, y, reduction="none", **options)
+    points = list(zip(x.tolist(), y.tolist(), strict=True))
+    truth = [exact([mpf(v) for v in y], softmax_of(x)) for x, y in points]
+    assert_exact(found, truth, 2e-6, points, floor=2e-7)
+
+
 def test_hostile_soft_margin():
     exact_grid(pl.soft_margin_loss, lambda x, y: EXACT["binary_cross_entropy_loss"](x, (y + 1) / 2),
                [x for x in LOGITS if abs(x) < 1e5], (-1.0, 1.0))  # fmt: skip
@@ -430,7 +480,10 @@ SOFT = ("poly1_loss", "softmax_focal_loss", "kl_divergence_loss", "js_divergence
 
 @pytest.mark.parametrize("name", SOFT)
 def test_timm_poly_and_soft_targets_with_a_removed_class(name):
-    """A logit of -inf whose target is 0: NaN in F.kl_div, timm SoftTarget and PolyCE (0 · inf)."""
+    """A logit of -inf whose target is 0: NaN in F.kl_div, timm SoftTarget and PolyCE (0 · inf).
+
+    And in optax.kl_divergence.
+    """
     loss = getattr(pl, name)
     logits, target = torch.tensor([[1.0, -INF, 0.5]]), torch.tensor([[0.7, 0.0, 0.3]])
     kept = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.7, 0.3]])

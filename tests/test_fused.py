@@ -167,7 +167,7 @@ def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPat
     x, y = data(loss, size=3)
     loss(x, y)
     assert not runs
-    x, y = data(loss, size=120)
+    x, y = data(loss, size=160)
     loss(x.float(), y)
     assert len(runs) == 1
 

@@ -7,6 +7,7 @@ import optree
 import pytest
 import torch
 from scipy.optimize import minimize, nnls
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, jacrev, vmap
 
@@ -493,6 +494,23 @@ def test_one_graph_for_the_compiler(name):
     torch.testing.assert_close(
         compiled(gramian)[0], METHODS[name](gramian)[0], rtol=1e-8, atol=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "option"), [(pl.cagrad, "c"), (pl.fair, "alpha")], ids=["cagrad", "fair"]
+)
+def test_options_scheduled_as_tensors_share_one_graph(method, option):
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(method, fullgraph=True, backend=counter)
+    for value in (0.3, 0.5, 0.9):
+        tensor = torch.tensor(value, dtype=torch.float64)
+        found, expected = (
+            compiled(GRAMIANS[0], **{option: tensor}),
+            method(GRAMIANS[0], **{option: value}),
+        )
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-8, atol=1e-12)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("name", METHODS)

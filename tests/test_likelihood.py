@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -62,12 +63,19 @@ def test_hostile_gamma(full):
 def test_hostile_negative_binomial(full):
     """log r up to 30: at r = 1e8 a difference of log-gammas in float32 has no digit left."""
     exact = partial(EXACT["negative_binomial_nll_loss"], full=full)
-    shapes = (0.0, -3.0, 2.0, 9.0, math.log(1e8), 30.0)
-    # log y! of larger counts has no more digits than float32 has for it: 82109 for 10000.
-    means, counts = (0.0, -0.4, 2.0, 9.0, -17.0), COUNTS[:5] if full else COUNTS
-    exact_grid(
-        pl.negative_binomial_nll_loss, exact, means, shapes, counts, conditioned=True, full=full
-    )
+    shapes, means = (0.0, -3.0, 2.0, 9.0, math.log(1e8), 30.0), (0.0, -0.4, 2.0, 9.0, -17.0)
+    for shape, mean in product(shapes, means):
+        # At r = y = μ, all about 1e4, parts of 8e4 cancel down to 100: see below.
+        counts = COUNTS[:5] if full and shape == mean == 9 else COUNTS
+        exact_grid(pl.negative_binomial_nll_loss, exact, (mean,), (shape,), counts,
+                   conditioned=True, full=full)  # fmt: skip
+
+
+def test_negative_binomial_where_all_is_large_has_the_digits_of_its_parts():
+    nine, count = single([9.0]), single([1e4])
+    found = pl.negative_binomial_nll_loss(nine, nine, count, full=True)
+    truth = EXACT["negative_binomial_nll_loss"](9.0, 9.0, 1e4, full=True)
+    assert abs(mpf(found.item()) - truth) < 1e-7 * mp.loggamma(mpf(10001))
 
 
 def test_negative_binomial_at_r_of_1e8_is_poisson():
@@ -87,6 +95,59 @@ def test_hostile_tweedie(power):
 
 def test_hostile_crps():
     exact_grid(pl.crps_gaussian_loss, EXACT["crps_gaussian_loss"], LOCATIONS, LOG_SCALES, TARGETS)
+
+
+def drawn(count, *axes, seed=0):
+    """Rows of numbers from the axes at random, as float32 has them."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = [
+        single(axis)[torch.randint(len(axis), (count,), generator=generator)] for axis in axes
+    ]
+    return torch.stack(columns, -1)
+
+
+@pytest.mark.parametrize("fair", [False, True])
+@pytest.mark.parametrize("members", [2, 3, 5])
+def test_hostile_crps_of_an_ensemble(members, fair):
+    """By all pairs, where the two parts cancel; sorted, every term is at least 0."""
+    x, y = drawn(150, *[LOCATIONS] * members, seed=members), drawn(150, TARGETS, seed=9)[:, 0]
+    pairs = members * (members - 1) if fair else members**2
+
+    def exact(x, y):
+        x = [mpf(v) for v in x]
+        spread = mp.fsum(abs(a - b) for a in x for b in x) / (2 * pairs)
+        return mp.fsum(abs(v - mpf(y)) for v in x) / members - spread
+
+    found = pl.crps_ensemble_loss(x, y, fair=fair, reduction="none")
+    points = list(zip(x.tolist(), y.tolist(), strict=True))
+    for got, point in zip(found, points, strict=True):
+        truth = exact(*point)
+        # With two members a fair score is half the distance beyond both: 0 between them.
+        assert_exact(got.reshape(1), [truth], 2e-6, [point], floor=1e-30)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("components", [2, 3])
+def test_hostile_gaussian_mixture(components, full):
+    """Within 2e-6, or what 2 units of the last digit of every number are worth: it crosses 0."""
+    logits = (0.0, 1.0, -17.0, 40.0, -88.0)
+    data = drawn(200, *[logits, LOCATIONS, LOG_SCALES] * components, TARGETS, seed=components)
+    x, m, s = data[:, :-1].unflatten(-1, (components, 3)).unbind(-1)
+    found = pl.gaussian_mixture_nll_loss(x, m, s, data[:, -1], full=full, reduction="none")
+
+    def exact(row):
+        row = [mpf(v) for v in row]
+        parts = [row[k : k + 3] for k in range(0, 3 * components, 3)]
+        whole = mp.fsum(mp.exp(w) for w, *_ in parts)
+        y, constant = row[-1], mp.log(2 * mp.pi) / 2 if full else 0
+        density = mp.fsum(mp.exp(w - (v + (y - a) ** 2 * mp.exp(-v)) / 2) for w, a, v in parts)
+        return constant - mp.log(density / whole)
+
+    for got, row in zip(found, data.tolist(), strict=True):
+        truth = exact(row)
+        moved = [[*row[:k], v * (1 + 2.0**-22), *row[k + 1 :]] for k, v in enumerate(row)]
+        floor = max(2e-7, mp.fsum(abs(exact(other) - truth) for other in moved))
+        assert_exact(got.reshape(1), [truth], 2e-6, [row], floor)
 
 
 # Identities

@@ -5,6 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from hostile import LOGITS as LOGITS_OF_ONE
+from hostile import assert_exact, single
+from mpmath import mp, mpf
 from torch.func import grad, vmap
 
 import purelosses as pl
@@ -22,6 +25,32 @@ def numbers(*shape, seed=0):
 
 
 LOGITS = numbers(6, 4)
+
+
+# Numbers
+
+TRANSITIONS = {
+    "usual": [[0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]],
+    "none": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    "nearly none": [[1 - 2**-23, 2**-23, 0.0], [1e-8, 1.0, 0.0], [0.5, 1e-30, 0.5]],
+}
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_hostile_forward_correction(name):
+    """-log of what is nearly 1 keeps its digits: log(1 + tiny) would drop them."""
+    generator = torch.Generator().manual_seed(0)
+    grid, transition = single(LOGITS_OF_ONE), single(TRANSITIONS[name])
+    x = grid[torch.randint(len(grid), (200, 3), generator=generator)]
+    labels = torch.randint(3, (200,), generator=generator)
+    found = pl.forward_correction_loss(x, labels, transition=transition, reduction="none")
+    truth = []
+    for row, label in zip(x.tolist(), labels.tolist(), strict=True):
+        parts = [mp.exp(mpf(v) - max(row)) for v in row]
+        rates = [mpf(rate) for rate in transition[:, label].tolist()]
+        share = mp.fsum(a * b for a, b in zip(parts, rates, strict=True)) / mp.fsum(parts)
+        truth.append(-mp.log(share) if share else mp.inf)
+    assert_exact(found, truth, 2e-6, x.tolist())
 
 
 # Identities

@@ -57,8 +57,11 @@ def test_smp_binary_cross_entropy_averages_over_ignored_pixels():
     assert masked.item() == pytest.approx(valid)
 
 
-def test_smp_cross_entropy_averages_over_ignored_pixels():
-    """SMP SoftCrossEntropyLoss: 0.8408 for a mean over valid pixels of 1.6816, half of them."""
+def test_smp_and_toolbelt_cross_entropy_average_over_ignored_pixels():
+    """SMP SoftCrossEntropyLoss: 0.8408 for a mean over valid pixels of 1.6816, half of them.
+
+    pytorch-toolbelt's: 0.635 for 1.270.
+    """
     logits = torch.tensor([[1.0, 2.0, 0.0], [0.5, 0.1, 0.2]])
     target = torch.tensor([0, 255])
     masked = pl.cross_entropy_loss(logits, target, where=target != 255)
@@ -257,6 +260,14 @@ def test_torch_soft_margin_loss_overflows(logit):
     """F.soft_margin_loss: inf at a margin of -89."""
     x = torch.tensor([logit])
     assert pl.binary_cross_entropy_loss(x, torch.tensor([1])).item() == -logit
+
+
+def test_timm_asymmetric_loss_keeps_the_batch_on_the_module():
+    """timm AsymmetricLossSingleLabel: two tensors of the batch stay on it after every call."""
+    module = nn.AsymmetricLoss()
+    before = {name: id(value) for name, value in vars(module).items()}
+    module(torch.randn(4, 3), torch.ones(4, 3))
+    assert {name: id(value) for name, value in vars(module).items()} == before
 
 
 # Classes removed and labels out of range
@@ -467,3 +478,27 @@ def test_automatic_weighted_loss_divides_by_a_learnt_zero(likelihood):
             ]
         )(torch.tensor(s))
         assert slope.isfinite()
+
+
+def test_torchjd_upgrad_of_short_gradients_is_the_mean():
+    """torchjd 0.18 UPGrad(), ‖J‖ < 0.01: the mean, which makes one task worse (J d = -2, 8)."""
+    rows = 1e-3 * torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+    mean = rows.mean(0)
+    torch.testing.assert_close(1e6 * rows @ mean, torch.tensor([-2.0, 8.0]))
+    weights, aux = pl.upgrad(rows @ rows.T)
+    gains = rows @ (weights @ rows)
+    assert (gains >= -1e-6 * rows.norm(dim=1) * (weights @ rows).norm()).all()
+    assert not aux["stationary"]
+
+
+def test_torchjd_and_libmtl_balancers_forget_their_state():
+    """torchjd 0.18 DWA keeps nothing in its state_dict, FAMO loses its Adam; LibMTL has none."""
+    for module in (nn.DWA(["a", "b"]), nn.FAMO(["a", "b"])):
+        other = type(module)(["a", "b"])
+        for step in (1.0, 0.7):
+            module.update({"a": torch.tensor(step), "b": torch.tensor(2 * step**2)})
+        other.load_state_dict(module.state_dict())
+        last = {"a": torch.tensor(0.5), "b": torch.tensor(0.9)}
+        first, second = module.update(last), other.update(last)
+        assert first == second
+        assert first["a"] != first["b"]

@@ -79,10 +79,10 @@ def forward_correction_loss(
         target, valid = check_labels(function, target, num_classes)
         columns = log_transition.t().index_select(0, target.reshape(-1))
         columns = columns.reshape(*target.shape, num_classes)
-        losses = -torch.logsumexp(log_probs + columns, -1)
+        losses = -_log_sum(log_probs + columns, -1)
         losses = torch.where(valid, losses, torch.nan)
     else:
-        log_noisy = torch.logsumexp(log_probs.unsqueeze(-1) + log_transition, -2)
+        log_noisy = _log_sum(log_probs.unsqueeze(-1) + log_transition, -2)
         losses = weighted(target.movedim(class_dim, -1), -log_noisy).sum(-1)
     return reduce(losses, reduction, where, weights)
 
@@ -156,6 +156,14 @@ def backward_correction_loss(
     corrected = torch.linalg.solve_ex(transition, columns)[0].reshape(surprisal.shape)
     losses = pick(function, corrected.movedim(0, class_dim), target, class_dim, labels)
     return reduce(losses, reduction, where, weights)
+
+
+def _log_sum(logarithms: Tensor, dim: int) -> Tensor:
+    """log sum exp, also to the last digit where the largest term is nearly all there is."""
+    nothing = torch.isneginf(logarithms.amax(dim, keepdim=True))
+    logarithms = torch.where(nothing, 0.0, logarithms)
+    total = logarithms.max(dim, keepdim=True).values + log_partition(logarithms, dim)[1]
+    return torch.where(nothing, -torch.inf, total).squeeze(dim)
 
 
 def _check_transition(function: str, transition: Tensor, logits: Tensor, class_dim: int) -> Tensor:

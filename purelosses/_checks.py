@@ -115,7 +115,11 @@ def check_target(
     shape = like.shape[:class_dim] + like.shape[class_dim + 1 :]
     if target.shape != shape:
         must = f"hold labels with the shape of `{other}` without its class axis, {tuple(shape)}"
-        raise ValueError(complain(function, "target", must, tuple(target.shape)))
+        got = f"{tuple(target.shape)}"
+        if target.shape == like.shape:
+            must += ", or be boolean or floating"
+            got += f" of {target.dtype}"
+        raise ValueError(complain(function, "target", must, got))
     check_device(function, "target", target, like)
     return True
 

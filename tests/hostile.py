@@ -1,4 +1,4 @@
-"""Hostile numbers in float32, and what to hold a loss to on them."""
+"""Hostile numbers in float32, large tensors in half precision, and what losses owe them."""
 
 from itertools import product
 
@@ -57,3 +57,29 @@ def exact_grid(loss, exact, *axes, conditioned=False, **options):
                      for k, x in enumerate(point)]  # fmt: skip
             floor = max(2e-8, mp.fsum(abs(exact(*moved) - truth) for moved in steps))
         assert_exact(got.reshape(1), [truth], 2e-6, [point], floor)
+
+
+def eighths(shape, seed=0):
+    """Logits that both half precisions hold, so that one reference serves both."""
+    x = 16 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return (x.round() / 8).clamp(-15, 15)
+
+
+def assert_half(loss, x, target):
+    """Contract: value to 2e-6, gradient to 1e-3 (float16) or 4e-3 (bfloat16) of its norm.
+
+    The loss is multiplied by 2^16 before the backward pass, as by a gradient scaler: the gradient
+    of a mean over many pixels is below the smallest float16.
+    """
+
+    def measured(x):
+        x = x.clone().requires_grad_()
+        value = loss(x, target)
+        return value.detach(), torch.autograd.grad(2**16 * value, x)[0]
+
+    truth, exact = measured(x.double())
+    for dtype, limit in ((torch.float16, 1e-3), (torch.bfloat16, 4e-3)):
+        value, found = measured(x.to(dtype))
+        assert (value.dtype, found.dtype) == (torch.float32, dtype)
+        assert abs(value - truth) <= 2e-6 * max(abs(truth), 0.01)
+        assert (found.double() - exact).norm() <= limit * exact.norm()

@@ -293,18 +293,22 @@ def test_torchvision_broadcasts_boxes(loss):
         loss(BOXES, TARGET[:1])
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 1e-3), (torch.bfloat16, 4e-3)])
 @EACH
-def test_float16_boxes_in_pixels(loss):
+def test_half_precision_of_boxes_in_pixels(loss, dtype, limit):
     """An area of 640² does not fit into float16."""
-    boxes, target = (x.half() for x in (10 * BOXES, 10 * TARGET))
+    boxes, target = (x.to(dtype) for x in (10 * BOXES, 10 * OFF_CENTRE))
     changed = {"image_size": (480, 640)} if loss is LOSSES["mpdiou"] else {}
     value = loss(boxes, target, **changed)
     assert value.dtype == torch.float32
     expected = loss(boxes.double(), target.double(), **changed)
     torch.testing.assert_close(value.double(), expected, rtol=2e-6, atol=0)
-    for found in gradients(loss, boxes, target, **changed):
-        assert found.dtype == torch.float16
-        assert found.isfinite().all()
+    scaled = partial(lambda *boxes, **changed: 2**10 * loss(*boxes, **changed), **changed)
+    found = gradients(scaled, boxes, target)
+    exact = gradients(scaled, boxes.double(), target.double())
+    for ours, truth in zip(found, exact, strict=True):
+        assert ours.dtype == dtype
+        assert (ours.double() - truth).norm() <= limit * truth.norm()
 
 
 # Degenerate boxes
@@ -326,7 +330,9 @@ DEGENERATE = {
 PAIRS = torch.tensor(list(product(DEGENERATE.values(), repeat=2)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
 @pytest.mark.parametrize("fmt", ["xyxy", "xywh", "cxcywh"])
 @EACH
 def test_every_pair_of_degenerate_boxes_is_finite(loss, fmt, dtype):
@@ -349,13 +355,14 @@ def test_every_pair_of_degenerate_volumes_is_finite(name):
         assert found.isfinite().all()
 
 
-DOCUMENTED = {  # of the table in docs/boxes.md: IoU, GIoU, DIoU
+DOCUMENTED = {  # of the table in docs/losses/iou_loss.md: IoU, GIoU, DIoU
     ("a point", "a point"): (1.0, 1.0, 1.0),
     ("a point", "a box"): (1.0, 1.0, 1.0),
     ("a level line", "a level line"): (1.0, 1.0, 1.0),
     ("a box that touches", "a box"): (1.0, 1.0, 1 + 2.25 / 10),
     ("a box apart", "a box"): (1.0, 1 + 38 / 42, 1 + (4.5**2 + 5.5**2) / (36 + 49)),
     ("inverted", "a box"): (1.0, 1 + 6 / 8, 1.0),
+    ("a box", "a box"): (0.0, 0.0, 0.0),
     ("inverted", "inverted"): (1.0, 2.0, 1.0),
 }
 

@@ -300,7 +300,12 @@ WORDING = {
     "labels with a class axis": (
         lambda: pl.cross_entropy_loss(X, X.long()),
         "cross_entropy_loss: `target` must hold labels with the shape of `logits` without its "
-        "class axis, (2, 4), got (2, 3, 4)",
+        "class axis, (2, 4), or be boolean or floating, got (2, 3, 4) of torch.int64",
+    ),
+    "labels of another image": (
+        lambda: pl.dice_loss(X, X[0].long(), class_dim=1),
+        "dice_loss: `target` must hold labels with the shape of `prediction` without its "
+        "class axis, (2, 4), got (3, 4)",
     ),
     "floating labels": (
         lambda: pl.cross_entropy_loss(X, LABELS.float()),

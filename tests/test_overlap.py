@@ -1,8 +1,8 @@
 """Overlap losses: values of peers, identities, empty masks, accuracy, half precision.
 
 Values of peers were computed once, in float64 on the CPU with torch 2.13, on the tensors below:
-MONAI 1.6.1, segmentation-models-pytorch (SMP) 0.6.0, kornia 0.9.0. Of torchvision, optax and
-mmsegmentation it is the formula of their source.
+MONAI 1.6.1, segmentation-models-pytorch (SMP) 0.6.0, kornia 0.9.0. Of torchvision, optax,
+mmsegmentation and Keras it is the formula of their source.
 """
 
 import inspect
@@ -13,6 +13,7 @@ from itertools import pairwise
 import optree
 import pytest
 import torch
+from hostile import assert_half, eighths
 from oracles import EXACT, exact_sigmoid
 from torch.func import grad, vmap
 
@@ -26,6 +27,7 @@ i = torch.arange(20)
 LABELS = torch.stack([(i * i // 3) % 2, (i * i // 3) % 3]).reshape(2, 4, 5)
 ONE_HOT = torch.nn.functional.one_hot(LABELS, 3).movedim(-1, 1).double()
 IGNORED = torch.cat([LABELS[..., :4], torch.full((2, 4, 1), 255)], -1)
+DEEP, DEEP_LABELS = LOGITS.reshape(2, 3, 2, 2, 5), LABELS.reshape(2, 2, 2, 5)
 BINARY, MASK = LOGITS[:, :1], ONE_HOT[:, 1:2]
 TWO, TWO_LABELS = LOGITS[:, :2], (LABELS > 0).long()
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
@@ -83,6 +85,7 @@ PARITY = {
         dice(LOGITS, IGNORED, smooth=1e-5, where=IGNORED != 255),
         0.711856249919,
     ),
+    "MONAI DiceLoss of volumes": (dice(DEEP, DEEP_LABELS, smooth=1e-5), 0.703323183246),
     "SMP DiceLoss(multiclass)": (dice(LOGITS, LABELS, smooth=0.0, **BATCH), 0.690399439665),
     "SMP DiceLoss(multiclass, smooth=1)": (
         dice(LOGITS, LABELS, smooth=2.0, **BATCH),
@@ -117,9 +120,13 @@ PARITY = {
         pl.dice_loss(BINARY, MASK, activation="sigmoid", smooth=0.0),
         0.617043275201,
     ),
-    "kornia dice_loss; keras Dice": (
+    "kornia dice_loss": (
         dice(LOGITS, LABELS, smooth=(0.0, 1e-8), dim=(1, 2, 3)),
         0.664386495988,
+    ),
+    "Keras Dice, which is the same for images of one size": (
+        dice(LOGITS, LABELS, smooth=(0.0, 1e-7), dim=(0, 1, 2, 3)),
+        0.664386496324,
     ),
     "kornia dice_loss(average=macro), ignore_index": (
         dice(LOGITS, IGNORED, smooth=0.0, classes="present", where=IGNORED != 255,
@@ -151,6 +158,12 @@ PARITY = {
             LOGITS, SOFT, alpha=0.3, beta=0.7, smooth=1e-5, soft_target=True, **SOFTMAX
         ),
         0.504075257408,
+    ),
+    "MONAI TverskyLoss(0.3, 0.7, ignore_index=255)": (
+        pl.tversky_loss(
+            LOGITS, IGNORED, alpha=0.3, beta=0.7, smooth=1e-5, where=IGNORED != 255, **SOFTMAX
+        ),
+        0.718053301735,
     ),
     "SMP TverskyLoss(0.3, 0.7)": (
         pl.tversky_loss(LOGITS, LABELS, alpha=0.3, beta=0.7, smooth=0.0, **SOFTMAX, **BATCH),
@@ -210,6 +223,21 @@ PARITY = {
         pl.generalized_dice_loss(LOGITS, LABELS, smooth=0.0, classes=(1, 2), **SOFTMAX),
         0.730239939405,
     ),
+    "MONAI GeneralizedDiceLoss(batch), no smoothing": (
+        pl.generalized_dice_loss(LOGITS, LABELS, smooth=0.0, **SOFTMAX, **BATCH),
+        0.783828993336,
+    ),
+    # Its 1e-5 is on the scale of 1 / G², that of the weights.
+    "MONAI GeneralizedDiceLoss(batch), with the square of the smallest class, 4 pixels": (
+        pl.generalized_dice_loss(LOGITS, LABELS, smooth=1e-5 * 4**2, **SOFTMAX, **BATCH),
+        0.783823087605,
+    ),
+    "MONAI GeneralizedDiceLoss(batch, simple), with the size of the smallest class": (
+        pl.generalized_dice_loss(
+            LOGITS, LABELS, weight_type="simple", smooth=1e-5 * 4, **SOFTMAX, **BATCH
+        ),
+        0.732604467021,
+    ),
     "MONAI GeneralizedWassersteinDiceLoss": (
         pl.generalized_wasserstein_dice_loss(
             LOGITS, LABELS, distance=TREE, smooth=1e-5, **SOFTMAX
@@ -245,6 +273,10 @@ PARITY = {
         pl.softmax_focal_loss(LOGITS, LABELS) / 3,
         0.433735564046,
     ),
+    "MONAI FocalLoss(use_softmax, ignore_index=255), which divides by the pixels alone": (
+        pl.softmax_focal_loss(LOGITS, LABELS, where=LABELS != 255),
+        1.301206588745,
+    ),
     "MONAI FocalLoss(use_softmax, alpha=0.25), which divides by the classes too": (
         pl.softmax_focal_loss(
             LOGITS, LABELS, class_weights=torch.tensor([0.75, 0.25, 0.25])
@@ -254,6 +286,10 @@ PARITY = {
     # Compound
     "MONAI DiceCELoss": (
         pl.dice_ce_loss(LOGITS, LABELS, smooth=1e-5, **ONES, ce_weight=1.0),
+        2.382001753726,
+    ),
+    "MONAI DiceCELoss of volumes": (
+        pl.dice_ce_loss(DEEP, DEEP_LABELS, smooth=1e-5, **ONES, ce_weight=1.0),
         2.382001753726,
     ),
     "MONAI DiceCELoss(label_smoothing=0.1)": (
@@ -302,6 +338,30 @@ def test_monai_dice_of_every_region():
     torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [
+        pytest.param(
+            0.25,
+            [0.0975679312099, 0.000511335794145, 0.00162407180481,
+             0.370076225286, 0.0108574000755, 0.446870738504],
+            id="torchvision sigmoid_focal_loss",
+        ),
+        pytest.param(
+            None,
+            [0.390271724839, 0.00204534317658, 0.00216542907307,
+             1.48030490114, 0.0144765334340, 0.595827651338],
+            id="kornia binary_focal_loss_with_logits; MONAI FocalLoss (float32)",
+        ),
+    ],
+)  # fmt: skip
+def test_focal_loss_of_every_pixel(alpha, expected):
+    """reduction="none" of the second image: its first six pixels."""
+    found = pl.sigmoid_focal_loss(LOGITS, ONE_HOT, alpha=alpha, reduction="none")[1].flatten()
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(found[:6], expected, rtol=1e-10, atol=0)
+
+
 def test_torchmetrics_dice_score_of_hard_predictions():
     """functional.segmentation.dice_score of one-hot masks; torchmetrics 1.8 computes in float32."""
     hard = (LOGITS.argmax(1, keepdim=True) == torch.arange(3).reshape(1, 3, 1, 1)).double()
@@ -348,6 +408,49 @@ LOSSES = {
 }
 each = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
+VOCABULARY = {"activation", "class_dim", "dim", "smooth", "empty", "squared", "soft_target",
+              "classes", "where", "weights", "reduction"}  # fmt: skip
+LACKING = {  # and why
+    "mcc_loss": {"squared"},  # counts of pixels, of which squares are none
+    "generalized_dice_loss": {"squared"},  # its weights are the squares
+    # Every class matters to it: the distance says how much.
+    "generalized_wasserstein_dice_loss": {"squared", "soft_target", "classes"},
+    "dice_ce_loss": {"activation"},  # a cross-entropy of a softmax
+    "dice_bce_loss": {"activation"},  # a cross-entropy of sigmoids
+    # Softmax; its `delta` weighs the classes, its exponents the rest.
+    "unified_focal_loss": {"activation", "squared", "soft_target", "classes"},
+}
+OF_ITS_OWN = {
+    "tversky_loss": {"alpha", "beta"},
+    "focal_tversky_loss": {"alpha", "beta", "gamma"},
+    "generalized_dice_loss": {"weight_type"},
+    "generalized_wasserstein_dice_loss": {"distance"},
+    "dice_ce_loss": {"dice_weight", "ce_weight", "label_smoothing"},
+    "dice_bce_loss": {"dice_weight", "bce_weight"},
+    "dice_focal_loss": {"dice_weight", "focal_weight", "gamma"},
+    "unified_focal_loss": {"tversky_weight", "focal_weight", "delta", "gamma", "asymmetric"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if " " not in name])
+def test_all_overlap_losses_speak_one_language(name):
+    """The same options, spelt alike, with the same defaults."""
+    known = inspect.signature(getattr(pl, name)).parameters
+    options = {key: known[key].default for key in known if known[key].kind.name == "KEYWORD_ONLY"}
+    assert options.keys() == VOCABULARY - LACKING.get(name, set()) | OF_ITS_OWN.get(name, set())
+    usual = {"smooth": 1.0, "empty": "smooth", "squared": False, "soft_target": False,
+             "classes": "all", "where": None, "weights": None, "reduction": "mean"}  # fmt: skip
+    assert {key: options[key] for key in usual if key in options} == {
+        key: usual[key] for key in usual if key in options
+    }
+
+
+def assert_same(ours, theirs, target):
+    """In value, of every region, and in gradient."""
+    torch.testing.assert_close(ours(LOGITS, target), theirs(LOGITS, target))
+    slopes = gradient(ours, LOGITS, target), gradient(theirs, LOGITS, target)
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-15)
+
 
 @pytest.mark.parametrize("smooth", [0.0, 1e-5, 1.0, (0.0, 1e-5), (0.5, 2.0)])
 @pytest.mark.parametrize("flags", [{}, {"squared": True}, {"soft_target": True}], ids=str)
@@ -355,20 +458,26 @@ def test_dice_and_jaccard_are_tversky(smooth, flags):
     options = {**SOFTMAX, **flags, "reduction": "none"}
     half = tuple(s / 2 for s in smooth) if isinstance(smooth, tuple) else smooth / 2
     for target in (LABELS, SOFT):
-        torch.testing.assert_close(
-            pl.dice_loss(LOGITS, target, smooth=smooth, **options),
-            pl.tversky_loss(LOGITS, target, alpha=0.5, beta=0.5, smooth=half, **options),
+        assert_same(
+            partial(pl.dice_loss, smooth=smooth, **options),
+            partial(pl.tversky_loss, alpha=0.5, beta=0.5, smooth=half, **options),
+            target,
         )
-        torch.testing.assert_close(
-            pl.jaccard_loss(LOGITS, target, smooth=smooth, **options),
-            pl.tversky_loss(LOGITS, target, alpha=1, beta=1, smooth=smooth, **options),
+        assert_same(
+            partial(pl.jaccard_loss, smooth=smooth, **options),
+            partial(pl.tversky_loss, alpha=1, beta=1, smooth=smooth, **options),
+            target,
         )
 
 
 def test_dice_is_two_j_over_one_plus_j():
     options = {**SOFTMAX, "smooth": 0.0, "reduction": "none"}
-    j = 1 - pl.jaccard_loss(LOGITS, LABELS, **options)
-    torch.testing.assert_close(1 - pl.dice_loss(LOGITS, LABELS, **options), 2 * j / (1 + j))
+
+    def from_jaccard(logits, labels):
+        j = 1 - pl.jaccard_loss(logits, labels, **options)
+        return 1 - 2 * j / (1 + j)
+
+    assert_same(partial(pl.dice_loss, **options), from_jaccard, LABELS)
 
 
 @each
@@ -527,6 +636,24 @@ def test_on_hard_targets_the_semimetric_is_the_plain_loss(loss):
     torch.testing.assert_close(gradient(soft, LOGITS, LABELS), gradient(plain, LOGITS, LABELS))
 
 
+@pytest.mark.parametrize("name", ["dice_ce_loss", "dice_focal_loss of classes"])
+def test_the_overlap_term_of_a_compound_loss_takes_soft_targets(name):
+    """MONAI DiceCELoss has no soft_label."""
+    share = "ce_weight" if "ce" in name.split("_") else "focal_weight"
+    loss = partial(LOSSES[name], soft_target=True, **{share: 0.0})
+    assert loss(SOFT.log(), SOFT).item() == pytest.approx(0.0, abs=1e-15)
+    assert loss(LOGITS, SOFT).item() == pytest.approx(dice(LOGITS, SOFT, soft_target=True) / 2)
+
+
+def test_the_product_of_a_half_and_a_prediction_is_best_at_1():
+    """The plain loss of a target of one half falls all the way to p = 1; others stop at p = y."""
+    target = torch.full((4,), 0.5, dtype=torch.float64)
+    path = torch.linspace(0, 1, 21, dtype=torch.float64)
+    for options, best in (({}, 1.0), ({"squared": True}, 0.5), ({"soft_target": True}, 0.5)):
+        losses = [pl.dice_loss(p.expand(4), target, **options) for p in path]
+        assert path[torch.stack(losses).argmin()].item() == pytest.approx(best)
+
+
 # Empty targets
 
 EMPTY = torch.zeros(2, 8, 8, dtype=torch.long)
@@ -593,12 +720,14 @@ def test_penalized_squares_cost_the_mean_square():
     assert pl.dice_loss(x, mask, squared=True, empty="penalize") == 0.25
 
 
-@pytest.mark.parametrize("name", ["dice_ce_loss", "unified_focal_loss",
+@pytest.mark.parametrize("name", ["dice_ce_loss", "dice_focal_loss of classes",
+                                  "unified_focal_loss",
                                   "generalized_wasserstein_dice_loss"])  # fmt: skip
 def test_penalized_absent_classes_have_a_live_gradient(name):
     """A foreground that is nowhere, in the overlap term alone."""
     x = confident(EMPTY + 1, 1.0, classes=3)
-    only = {"dice_ce_loss": {"ce_weight": 0.0}, "unified_focal_loss": {"focal_weight": 0.0}}
+    only = {"dice_ce_loss": {"ce_weight": 0.0}, "dice_focal_loss of classes": {"focal_weight": 0.0},
+            "unified_focal_loss": {"focal_weight": 0.0}}  # fmt: skip
     loss = partial(LOSSES[name], empty="penalize", **only.get(name, {}))
     slope = gradient(loss, x, EMPTY)
     assert (slope[:, 0] < -1e-4).all()
@@ -754,39 +883,23 @@ def test_focal_gradients_below_a_gamma_of_1_are_finite(x, gamma):
 
 # Half precision
 
-HALF = [torch.float16, torch.bfloat16]
+LARGE = pytest.mark.parametrize("shape", [(512, 512), (96, 96, 96)], ids=str)
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("shape", [(512, 512), (96, 96, 96)], ids=str)
+@LARGE
 @pytest.mark.parametrize("name", ABSENT)
-def test_half_precision_of_large_masks(name, shape, dtype):
+def test_half_precision_of_large_masks(name, shape):
     """Half of it foreground: 11 of 15 peer losses are NaN in float16."""
-    generator = torch.Generator().manual_seed(0)
-    mask = (torch.rand(1, 1, *shape, generator=generator) > 0.5).to(dtype)
-    x = (2 * torch.randn(1, 1, *shape, generator=generator)).to(dtype)
-    loss = ABSENT[name]
-    value, truth = loss(x, mask), loss(x.double(), mask.double())
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(truth.item(), rel=2e-6)
-    found, exact = gradient(loss, x, mask), gradient(loss, x.double(), mask.double())
-    assert found.dtype == dtype
-    if dtype == torch.bfloat16:  # in float16 gradients of 1e-6 per pixel are subnormal
-        assert (found.double() - exact).norm() <= 4e-3 * exact.norm()
-    else:
-        assert (found.double() - exact).abs().max() <= torch.finfo(dtype).smallest_normal / 512
+    mask = (eighths((1, 1, *shape), seed=1) > 0).float()
+    assert_half(ABSENT[name], eighths((1, 1, *shape)), mask)
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=str)
+@LARGE
 @pytest.mark.parametrize("name", [key for key in LOSSES if "bce" not in key])
-def test_half_precision_of_many_classes(name, dtype):
+def test_half_precision_of_many_classes(name, shape):
     """MONAI DiceCE of 105 classes at 96³ in bfloat16: 6.02 for 6.14."""
-    generator = torch.Generator().manual_seed(0)
-    classes = 3 if "wasserstein" in name else 12
-    x = (2 * torch.randn(1, classes, 64, 64, generator=generator)).to(dtype)
-    labels = torch.randint(classes, (1, 64, 64), generator=generator)
-    value, truth = LOSSES[name](x, labels), LOSSES[name](x.double(), labels)
-    assert value.item() == pytest.approx(truth.item(), rel=2e-6)
+    x = eighths((1, 3, *shape))
+    assert_half(LOSSES[name], x, eighths((1, *shape), seed=1).long().abs() % 3)
 
 
 def test_sums_over_axes_that_are_apart_are_accurate():

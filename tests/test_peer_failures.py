@@ -5,6 +5,7 @@ The values of peers are numbers here, so that no peer is needed: measured on the
 """
 
 import math
+import pickle
 from functools import partial
 
 import pytest
@@ -42,6 +43,18 @@ def test_torch_cross_entropy_with_all_targets_ignored(reduction):
     options = {"where": target != 255, "reduction": reduction}
     assert pl.cross_entropy_loss(logits, target, **options) == 0
     assert (gradient(pl.cross_entropy_loss, logits, target, **options) == 0).all()
+
+
+def test_smp_binary_cross_entropy_averages_over_ignored_pixels():
+    """SMP SoftBCEWithLogitsLoss(ignore_index=255): 1.0635 for a mean over valid ones of 2.1269."""
+    logits, target = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.0, 255.0]])
+    valid = math.log1p(math.exp(2.0))
+    assert valid == pytest.approx(2 * 1.0634640455, rel=1e-6)
+    for loss in (pl.binary_cross_entropy_loss, partial(pl.dice_bce_loss, dice_weight=0.0)):
+        masked = loss(logits, target, where=target != 255)
+        torch.testing.assert_close(masked, loss(logits[:, :1], target[:, :1]))
+    masked = pl.binary_cross_entropy_loss(logits, target, where=target != 255)
+    assert masked.item() == pytest.approx(valid)
 
 
 def test_smp_and_toolbelt_cross_entropy_average_over_ignored_pixels():
@@ -118,6 +131,26 @@ def test_ten_of_fifteen_peers_have_no_gradient_on_an_empty_mask(size, smooth):
         assert loss(logits, mask).item() == pytest.approx(0.983, abs=5e-4)  # MONAI with smooth=1
     slope = torch.full((size, size), smooth * p * (1 - p) / total**2)
     torch.testing.assert_close(gradient(loss, logits, mask), slope, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("predicted", ["foreground", "background"])
+def test_lovasz_softmax_of_all_classes_is_alive_on_an_empty_mask(predicted):
+    """Beside Lovász hinge the only one of 15 peer losses that is; with "present" it is not.
+
+    An absent class costs its largest probability.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(1, 2, 8, 8, generator=generator), torch.zeros(1, 8, 8).long()
+    logits = (
+        logits
+        + torch.tensor([-2.0, 2.0] if predicted == "foreground" else [2.0, -2.0])[:, None, None]
+    )
+    loss = partial(pl.lovasz_softmax_loss, reduction="none")
+    largest = logits.softmax(1)[:, 1].max()
+    torch.testing.assert_close(loss(logits, labels, classes="all")[0, 1], largest)
+    found = gradient(lambda x: loss(x, labels, classes=[1]).sum(), logits)
+    torch.testing.assert_close(found[0, 1].sum(), largest * (1 - largest))
+    assert loss(logits, labels, classes="present")[0, 1] == 0
 
 
 def test_dice_bce_is_alive_on_an_empty_mask():
@@ -315,9 +348,27 @@ def test_smp_cross_entropy_with_default_arguments_raises():
     )
 
 
-def test_smp_class_weights_stay_behind_when_the_module_moves():
-    criterion = nn.CrossEntropyLoss(class_weights=torch.ones(3)).to("meta")
-    assert criterion.class_weights.is_meta
+@pytest.mark.parametrize(
+    ("module", "name", "shape"),
+    [
+        (nn.CrossEntropyLoss, "class_weights", (3,)),  # SMP
+        (nn.SoftmaxFocalLoss, "class_weights", (3,)),  # MONAI's alpha
+        (nn.GeneralizedWassersteinDiceLoss, "distance", (3, 3)),  # MONAI's matrix
+    ],
+)
+def test_tensors_of_smp_and_monai_stay_behind_when_the_module_moves(module, name, shape):
+    """They are plain attributes there; `.to()` leaves them on the old device."""
+    criterion = module(**{name: torch.ones(shape)}).to("meta")
+    assert getattr(criterion, name).is_meta
+
+
+def test_monai_masked_dice_recurses_after_pickle():
+    """MaskedDiceLoss keeps a bound `super().forward`: RecursionError at the first call."""
+    x, y = torch.rand(1, 2, 6), torch.tensor([[0, 1, 1, 0, 1, 0]])
+    where = torch.arange(6).reshape(1, 6) < 4
+    criterion = nn.DiceLoss(activation="softmax", class_dim=1)
+    again = pickle.loads(pickle.dumps(criterion))
+    assert again(x, y, where=where) == criterion(x, y, where=where)
 
 
 @pytest.mark.parametrize("channels", [1, None])

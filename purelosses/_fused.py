@@ -23,6 +23,7 @@ from purelosses._checks import check_labels
 from purelosses._numerics import (
     class_mask,
     log_partition,
+    power,
     promote,
     softmax_and_complement,
     softplus,
@@ -109,21 +110,25 @@ def overlap(
     class_dim: int | None,
     dim: tuple[int, ...],
     extras: Sequence[str],
+    gamma: float | Tensor,
 ) -> dict[str, Tensor] | None:
     """TP, FP, FN and the extras of every region, from logits."""
     if not applies(prediction, target, where):
         return None
     labels = target.ndim < prediction.ndim
-    if activation == "sigmoid" and not labels and set(extras) <= {"tn", "bce"}:
+    if activation == "sigmoid" and not labels and set(extras) <= {"tn", "bce", "focal"}:
+        if {"bce", "focal"} <= set(extras) or ("focal" in extras and isinstance(gamma, Tensor)):
+            return None
         split = _tail(dim, prediction.ndim)
         if math.prod(prediction.shape[split:]) < SHORTEST:
             return None
         if where is not None and class_dim is not None:
             where = where.unsqueeze(class_dim)
-        kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, "bce" in extras)
+        exponent = 0.0 if "bce" in extras else float(gamma) if "focal" in extras else None
+        kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, exponent)
         x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
         sums = run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
-        names = ["tp", "fp", "fn", "tn", "bce"]
+        names = ["tp", "fp", "fn", "tn", "bce" if "bce" in extras else "focal"]
         left = [axis for axis in dim if axis < split]
     elif activation == "softmax" and labels and set(extras) <= {"ce"}:
         assert class_dim is not None
@@ -395,17 +400,18 @@ def _log_of_rest(share: Tensor, ones: Tensor) -> Tensor:
     return share.div_(1 - share).log1p_().sum(-1)
 
 
-# Independent masks: TP, FP, FN, TN and, if asked for, BCE of every row of logits, (R, 4) or (R, 5).
-# Where all targets are 0 or 1, errors and their slopes follow from one sigmoid per pixel, that of
-# z = x or -x, the logit of the error. A soft target is a mixture of both.
+# Independent masks: TP, FP, FN, TN of every row of logits, (R, 4); with an exponent gamma its focal
+# loss too, (R, 5), which for 0 is the binary cross-entropy. Where all targets are 0 or 1, errors
+# and their slopes follow from one sigmoid per pixel, that of z = x or -x, the logit of the error. A
+# soft target is a mixture of both.
 
 
-def _binary_value(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+def _binary_value(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     wide, size = _wide(x), _size(x, 8)
-    sums = x.new_zeros(len(x), 4 + bce, dtype=torch.float64)
+    sums = x.new_zeros(len(x), 4 if gamma is None else 5, dtype=torch.float64)
     memory = x.new_empty(3, size, dtype=wide)
     one = x.new_ones((), dtype=wide)
-    ones = memory.new_ones(size // 2 if bce else 0)
+    ones = memory.new_ones(size // 2 if gamma == 0 else 0)
     for rows, columns in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[rows, columns]
         counts = None if keep is None else _cleaned(keep, wide, None)
@@ -432,31 +438,36 @@ def _binary_value(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tens
                 others = (one if counts is None else counts) - target
                 right = torch.sigmoid(z.neg())
                 parts = [dot(right, target), dot(error, others), fn, dot(right, others)]
-            if bce:
-                surprise = z.clamp_min_(0.0).sum(-1)
-                share = torch.minimum(error, torch.sub(one, error, out=z), out=error)
-                surprise += _log_of_rest(share, ones.expand(len(share), -1))
-                parts.append(surprise)
+            if gamma is not None:
+                # softplus(z) = max(z, 0) - log(1 - share)
+                share = torch.minimum(error, torch.sub(one, error, out=product), out=product)
+                positive = z.clamp_min_(0.0)
+            if gamma == 0:
+                logs = _log_of_rest(share, ones.expand(len(share), -1))
+                parts.append(positive.sum(-1) + logs)
+            elif gamma is not None:
+                parts.append(dot(positive.sub_(share.neg_().log1p_()), error.pow_(gamma)))
         else:
             others = (one if counts is None else counts) - target
-            z = torch.neg(logits, out=sign)
-            p = torch.sigmoid(logits, out=error)
-            parts = [dot(p, target), dot(p, others)]
-            q = torch.sigmoid(z, out=error)
-            parts += [dot(q, target), dot(q, others)]
-            if bce:
-                parts.append(dot(softplus(logits), others) + dot(softplus(z), target))
+            p, q = torch.sigmoid(logits, out=error), torch.sigmoid(-logits, out=sign)
+            parts = [dot(p, target), dot(p, others), dot(q, target), dot(q, others)]
+            if gamma is not None:
+                of_zero = dot(others.mul_(softplus(logits)), p.pow_(gamma))
+                parts.append(of_zero + dot(target * softplus(-logits), q.pow_(gamma)))
         sums[rows] += torch.stack(parts, -1)
     return sums.to(wide)
 
 
-def _binary_gradient(bce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+def _binary_gradient(
+    gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
     wide, size = _wide(x), _size(x, 16)
     result = torch.empty_like(x)
-    memory = x.new_empty(2, size, dtype=wide)
-    one = x.new_ones((), dtype=wide)
     g = g.to(wide).unsqueeze(-1)
-    bce = bce and bool(g[:, 4].any().tolist())
+    if gamma is not None and not g[:, 4].any().tolist():
+        gamma = None
+    memory = x.new_empty(4 if gamma else 2, size, dtype=wide)
+    one = x.new_ones((), dtype=wide)
     of_rest, of_target = g[:, 1] - g[:, 3], g[:, 2] - g[:, 0]
     jump = -of_target - of_rest
     # Whether adding the jump keeps the digits of the target's slope; `lerp` always does, slowly.
@@ -464,33 +475,36 @@ def _binary_gradient(bce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: T
     for rows, columns in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[rows, columns]
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
-        sign, error = memory[:, : target.numel()].view(2, *target.shape).unbind()
+        sign, error, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
         into = result[rows, columns]
         out = into if into.dtype == wide else torch.empty_like(logits)
         torch.sub(one, target, alpha=2, out=sign)
         if _hard(sign):
-            torch.mul(sign, logits, out=error)
-            if not bce:  # else its slope, the error itself, is so large that this does not show
-                error.abs_().neg_()  # p (1 - p) keeps its digits where p is not near 1
-            error.sigmoid_()
+            if gamma:
+                slope = _surprise_slope(gamma, sign * logits, error, *more)
+            else:
+                torch.mul(sign, logits, out=error)
+                if gamma is None:  # else its slope, the error itself, hides what is lost here:
+                    error.abs_().neg_()  # p (1 - p) keeps its digits where p is not near 1
+                slope = error.sigmoid_()
             # The slope by the error, times the sign of z.
             if steady:
                 torch.mul(target, jump[rows], out=out).add_(of_rest[rows])
             else:
                 torch.lerp(of_rest[rows], -of_target[rows], target, out=out)
             torch.ops.aten.sigmoid_backward.grad_input(out, error, grad_input=out)
-            if bce:
-                out.addcmul_(error.mul_(g[rows, 4]), sign)
+            if gamma is not None:
+                out.addcmul_(slope.mul_(g[rows, 4]), sign)
         else:
             # The slopes of both errors, p of the rest and 1 - p of the target.
             p, q = torch.sigmoid(logits, out=error), torch.sigmoid(-logits, out=sign)
-            slope = p * of_target[rows]
-            torch.mul(q, of_rest[rows], out=out)
-            if bce:
-                slope.add_(g[rows, 4])
-                out.add_(g[rows, 4])
-            out.mul_(p).mul_(one - target)
-            out.addcmul_(slope.mul_(q), target, value=-1.0)
+            of_zero, of_one = torch.mul(p, q, out=out) * of_rest[rows], out * of_target[rows]
+            if gamma is not None:
+                for z, e, of in ((logits, p, of_zero), (-logits, q, of_one)):
+                    if gamma:
+                        e = _surprise_slope(gamma, z.clone(), *torch.empty(3, *e.shape).to(e))
+                    of.addcmul_(e, g[rows, 4])
+            torch.mul(of_zero, one - target, out=out).addcmul_(of_one, target, value=-1.0)
         if keep is not None:
             out.mul_(_cleaned(keep, wide, None))
         if out is not into:
@@ -498,17 +512,27 @@ def _binary_gradient(bce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: T
     return result
 
 
-def _binary_formula(bce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+def _binary_formula(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     x, y = promote(x), y.to(_wide(x))
     if where is not None:
         x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
     p, q = x.sigmoid(), (-x).sigmoid()
     terms = [p * y, p * (1 - y), q * y, q * (1 - y)]
-    if bce:
-        terms.append((1 - y) * softplus(x) + y * softplus(-x))
+    if gamma is not None:
+        of_zero, of_one = softplus(x), softplus(-x)
+        if gamma:
+            of_zero, of_one = of_zero * power(p, gamma), of_one * power(q, gamma)
+        terms.append((1 - y) * of_zero + y * of_one)
     if where is not None:
         terms = [torch.where(where, term, 0.0) for term in terms]
     return torch.stack([term.sum(1) for term in terms], -1)
+
+
+def _surprise_slope(gamma: float, z: Tensor, error: Tensor, rest: Tensor, log: Tensor) -> Tensor:
+    """The derivative of e^gamma softplus(z) by z with e = sigmoid(z), which goes into `error`."""
+    _, _, surprise = _surprise(z, error, rest, log)
+    torch.addcmul(error, surprise, rest, value=gamma, out=surprise)
+    return surprise.mul_(torch.pow(error, gamma, out=rest))
 
 
 # Elements: the sigmoid focal loss of each, (R, P); under `where` False that of nothing.

@@ -26,6 +26,7 @@ AFFECTED = (
     "cross_entropy_loss",
     "dice_bce_loss",
     "dice_ce_loss",
+    "dice_focal_loss",
     "dice_loss",
     "diou_loss",
     "eiou_loss",
@@ -86,6 +87,7 @@ QUICK = {
     "cross_entropy_loss",
     "dice_bce_loss",
     "dice_ce_loss",
+    "dice_focal_loss",
     "giou_loss",
     "mcc_loss",
     "sigmoid_focal_loss",
@@ -118,7 +120,7 @@ def test_the_affected_losses_are_those_that_take_the_path(name: str, taken: Take
     assert (taken.count > 0) == (name in AFFECTED)
 
 
-# The four kernels, as losses of a few random tensors
+# The kernels, as losses of a few random tensors
 
 
 def binary(x: Tensor, y: Tensor, **options: Any) -> Tensor:
@@ -137,8 +139,13 @@ def focal(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.sigmoid_focal_loss(x, y, gamma=1.5, alpha=0.25, **options)
 
 
+def mixed(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return pl.dice_focal_loss(x, y, gamma=1.5, dim=(-2, -1), **options)
+
+
 Loss = Callable[..., Tensor]
-KERNELS = (binary, classes, entropy, focal)
+KERNELS = (binary, classes, entropy, focal, mixed)
+MASKS = (binary, focal, mixed)
 every_kernel = pytest.mark.parametrize("loss", KERNELS)
 
 
@@ -283,7 +290,7 @@ def test_vmap(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
 
     def with_where(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
         where = where.unsqueeze(-3) if loss is focal else where
-        return loss(x, y, where=where) if loss is not binary else loss(x, y, class_dim=-3)
+        return loss(x, y, class_dim=-3) if loss in (binary, mixed) else loss(x, y, where=where)
 
     calls: dict[str, Callable[[], Any]] = {
         "vmap": lambda: vmap(loss)(x[0], y[0]),
@@ -344,7 +351,7 @@ def test_the_older_way_to_map_gradients(loss: Loss, taken: Taken, plain: Any) ->
         close(result, plain(function))
 
 
-@pytest.mark.parametrize("loss", [binary, focal])
+@pytest.mark.parametrize("loss", MASKS)
 @pytest.mark.parametrize("soft", [False, True])
 def test_gradients_of_the_target(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
     x, y = data(loss, size=2, soft=soft)
@@ -414,8 +421,8 @@ def test_accuracy_on_large_tensors(
     options: dict[str, Any] = {}
     if masked:
         where = torch.rand(2, 3, 200, 201, generator=torch.Generator().manual_seed(1)) > 0.4
-        options["where"] = where if loss in (binary, focal) else where[:, 0]
-        spoilt = torch.where(where if loss in (binary, focal) else where[:, :1], x, torch.nan)
+        options["where"] = where if loss in MASKS else where[:, 0]
+        spoilt = torch.where(where if loss in MASKS else where[:, :1], x, torch.nan)
         y = torch.where(options["where"], y, 255)
     scale = 4096.0  # else the mean over many pixels leaves the range of float16
     both = torch.func.grad_and_value(lambda x: scale * loss(x, y, **options))
@@ -427,7 +434,7 @@ def test_accuracy_on_large_tensors(
     limit = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}[dtype]
     assert relative(gradient, exact_gradient) < limit
     if masked:
-        assert not gradient[~where if loss in (binary, focal) else ~where[:, :1].expand_as(x)].any()
+        assert not gradient[~where if loss in MASKS else ~where[:, :1].expand_as(x)].any()
 
 
 @every_kernel
@@ -437,13 +444,13 @@ def test_relative_accuracy_of_confident_predictions(
     loss: Loss, gap: float, right: bool, taken: Taken, plain: Any
 ) -> None:
     _, y = data(loss, size=20)
-    if loss in (binary, focal):
+    if loss in MASKS:
         x = gap * (2 * y - 1)
     else:
         x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
         x = x + 300  # an offset that softmax must not feel
     x = (x if right else -x).float()
-    options = {"smooth": 0.0} if loss in (binary, classes) else {}
+    options = {"smooth": 0.0} if loss in (binary, classes, mixed) else {}
     both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
     gradient, value = both(x)
     exact_gradient, exact = plain(lambda: both(x.double()))
@@ -482,7 +489,7 @@ def test_equal_pixels_of_two_classes(plain: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16])
-@pytest.mark.parametrize("loss", [binary, focal])
+@pytest.mark.parametrize("loss", MASKS)
 def test_masks_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None:
     x, y = data(loss)
     torch.testing.assert_close(loss(x, y.to(kind)), loss(x, y), rtol=0, atol=0)
@@ -495,7 +502,7 @@ def test_labels_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> Non
     torch.testing.assert_close(loss(x, labels.to(kind)), loss(x, labels), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("loss", [binary, focal])
+@pytest.mark.parametrize("loss", MASKS)
 def test_one_soft_pixel_among_hard_ones(loss: Loss, taken: Taken, plain: Any) -> None:
     x, y = data(loss, size=20)
     y[1, 2, 3, 4] = 0.3

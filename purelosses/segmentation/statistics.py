@@ -164,7 +164,7 @@ def overlap(
     pixels = pixel_mask(function, name, prediction, class_dim, layout.where)
     if not (squared or soft_target):
         fused = _fused.overlap(
-            function, prediction, target, layout.where, activation, class_dim, dim, extras
+            function, prediction, target, layout.where, activation, class_dim, dim, extras, gamma
         )
         if fused is not None:
             count = count_pixels(prediction, pixels, dim, fused["tp"].dtype)

@@ -71,13 +71,24 @@ def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:
     return along(classes, dim, labels.ndim + 1) == labels.unsqueeze(dim)
 
 
+def picked(values: Tensor, index: Tensor, dim: int) -> Tensor:
+    """The values at an index along `dim`, which keeps length 1.
+
+    Compiled, `gather` scatters in its backward pass, number by number; a comparison does not.
+    """
+    if torch.compiler.is_compiling():
+        mask = class_mask(index.squeeze(dim), values.shape[dim], dim)
+        return torch.where(mask, values, 0.0).sum(dim, keepdim=True)
+    return values.gather(dim, index)
+
+
 def log_partition(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The logits below the largest one, and log sum exp of those: softmax = exp(below - excess).
 
     The largest term of the sum is 1 and is left to log1p, so the excess of a confident row keeps
     the digits that log(1 + tiny) would drop; and a large offset of the logits is never rounded in.
     """
-    largest, top = logits.max(dim, keepdim=True)
+    largest, top = _largest(logits, dim)
     # A constant 0 at the top: its gradient is then the sum of the others', and nothing cancels.
     below = _replaced(logits - largest, top, dim, 0.0)
     return below, _others(below.exp(), top, dim).log1p()
@@ -88,7 +99,7 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
     Only the largest probability of a row can be near 1; its complement is the sum of the others.
     """
-    largest, top = logits.max(dim, keepdim=True)
+    largest, top = _largest(logits, dim)
     # A constant 0 at the top, as in `log_partition`: the gradient of p near 1 does not cancel.
     exponential = _replaced(logits - largest, top, dim, 0.0).exp()
     others = _others(exponential, top, dim)
@@ -109,6 +120,21 @@ def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
     """The sum without the term at `top`."""
     return _replaced(exponential, top, dim, 0.0).sum(dim, keepdim=True)
+
+
+def _largest(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest logit of each row, and where it is: the first place if there are several.
+
+    What `max` returns; compiled, the search for an index in it would be a loop over single numbers.
+    """
+    if not torch.compiler.is_compiling():
+        largest, top = logits.max(dim, keepdim=True)
+        return largest, top
+    values = logits.detach()
+    classes = along(torch.arange(logits.shape[dim], device=logits.device), dim, logits.ndim)
+    top = torch.where(values == values.amax(dim, keepdim=True), classes, logits.shape[dim])
+    top = top.amin(dim, keepdim=True)
+    return torch.where(classes == top, logits, 0.0).sum(dim, keepdim=True), top
 
 
 def _replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from purelosses._checks import (
     check_where,
     complain,
 )
-from purelosses._numerics import log_partition, promote, softplus, weighted
+from purelosses._numerics import log_partition, picked, promote, softplus, weighted
 from purelosses._reduce import reduce
 from purelosses._types import PyTree, Reduction
 from purelosses.balance._tasks import CONTAINERS, Tasks, gather, new_tasks
@@ -370,7 +370,7 @@ def tempered_cross_entropy_loss(
     below, excess = log_partition(torch.where(removed, -torch.inf, tempered), class_dim)
     if labels:
         target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        losses = torch.where(valid, excess - below.gather(class_dim, target), torch.nan)
+        losses = torch.where(valid, excess - picked(below, target, class_dim), torch.nan)
     else:
         losses = weighted(target, excess - below).sum(class_dim, keepdim=True)
     return reduce(losses.squeeze(class_dim), reduction, where, weights)

@@ -21,6 +21,7 @@ from purelosses._checks import (
 from purelosses._numerics import (
     along,
     log_partition,
+    picked,
     power,
     promote,
     softmax_and_complement,
@@ -200,9 +201,9 @@ def cross_entropy_loss(
         even = even.mean(class_dim, keepdim=True)
     if labels:
         target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        losses = torch.where(valid, excess - below.gather(class_dim, target), torch.nan)
+        losses = torch.where(valid, excess - picked(below, target, class_dim), torch.nan)
         if mass is not None:
-            mass = mass.gather(class_dim, target)
+            mass = picked(mass, target, class_dim)
             losses = weighted(mass, losses)
     else:
         shares = target if mass is None else mass * target
@@ -425,11 +426,11 @@ def softmax_focal_loss(
     _, complement = softmax_and_complement(logits, class_dim)
     if labels:
         target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        focus = power(complement.gather(class_dim, target), gamma)
-        losses = focus * (excess - below.gather(class_dim, target))
+        focus = power(picked(complement, target, class_dim), gamma)
+        losses = focus * (excess - picked(below, target, class_dim))
         losses = torch.where(valid, losses, torch.nan)
         if mass is not None:
-            mass = mass.gather(class_dim, target)
+            mass = picked(mass, target, class_dim)
             losses = weighted(mass, losses)
     else:
         shares = target if mass is None else mass * target

@@ -16,7 +16,7 @@ from purelosses._checks import (
     check_weights,
     check_where,
 )
-from purelosses._numerics import class_mask, power, promote, softplus
+from purelosses._numerics import class_mask, picked, power, promote, softplus
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
 from purelosses.classification.rows import mean_link, prepare, prepare_labels
@@ -379,7 +379,7 @@ def multiclass_hinge_loss(
     )
     num_classes = logits.shape[class_dim]
     target, valid = check_labels(function, target, num_classes)
-    own = logits.gather(class_dim, target.unsqueeze(class_dim))
+    own = picked(logits, target.unsqueeze(class_dim), class_dim)
     at_label = class_mask(target, num_classes, class_dim)
     slack = torch.where(at_label, 0.0, torch.relu(1 + torch.where(at_label, own, logits) - own))
     losses = slack.amax(class_dim) if kind == "crammer_singer" else slack.sum(class_dim)

@@ -16,7 +16,7 @@ from purelosses._checks import (
     check_weights,
     check_where,
 )
-from purelosses._numerics import class_mask, margins, promote, weighted
+from purelosses._numerics import class_mask, margins, picked, promote, weighted
 from purelosses._types import Reduction
 
 UNITS = "`logits` without its class axis"
@@ -118,7 +118,7 @@ def mean_link(
         return weighted(target, link(surprisal, miss)).sum(class_dim)
     # The link of one class only.
     target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-    losses = link(surprisal.gather(class_dim, target), miss.gather(class_dim, target))
+    losses = link(picked(surprisal, target, class_dim), picked(miss, target, class_dim))
     return torch.where(valid, losses, torch.nan).squeeze(class_dim)
 
 
@@ -127,7 +127,7 @@ def pick(function: str, values: Tensor, target: Tensor, class_dim: int, labels: 
     if not labels:
         return weighted(target, values).sum(class_dim)
     target, valid = check_labels(function, target.unsqueeze(class_dim), values.shape[class_dim])
-    return torch.where(valid, values.gather(class_dim, target), torch.nan).squeeze(class_dim)
+    return torch.where(valid, picked(values, target, class_dim), torch.nan).squeeze(class_dim)
 
 
 def as_probabilities(

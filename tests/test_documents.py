@@ -47,6 +47,18 @@ def test_every_link_leads_to_a_file():
         assert (ROOT / link).is_file(), link
 
 
+def test_every_file_that_is_named_is_there():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = re.compile(
+        r"`(?:python )?((?:docs|examples|tests|tools|benchmarks|purelosses)/[\w./]+)"
+    )
+    found = {(page.name, path) for page in pages for path in named.findall(page.read_text())}
+    assert len(found) > 30
+    # What a command writes, and what CONTRIBUTING asks for, is not in the repository.
+    missing = {path for _, path in found if not (ROOT / path).exists()}
+    assert {path for path in missing if not path.startswith("examples/output/")} == set()
+
+
 def test_the_doctor_prints_what_the_readme_says(tmp_path, monkeypatch, capsys):
     cli = pytest.importorskip("purelosses_cli")
     code = re.search(r"For `my_loss.py`\n\n```python\n(.*?)```", README, re.S)[1]

@@ -54,7 +54,7 @@ def test_every_file_that_is_named_is_there():
     )
     found = {(page.name, path) for page in pages for path in named.findall(page.read_text())}
     assert len(found) > 30
-    # What a command writes, and what CONTRIBUTING asks for, is not in the repository.
+    # What an example writes is not in the repository.
     missing = {path for _, path in found if not (ROOT / path).exists()}
     assert {path for path in missing if not path.startswith("examples/output/")} == set()
 

@@ -50,7 +50,7 @@ def test_every_link_leads_to_a_file():
 def test_every_file_that_is_named_is_there():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     named = re.compile(
-        r"`(?:python )?((?:docs|examples|tests|tools|benchmarks|purelosses)/[\w./]+)"
+        r"`(?:python )?((?:docs|examples|tests|tools|benchmarks|purelosses)/[\w./-]+)"
     )
     found = {(page.name, path) for page in pages for path in named.findall(page.read_text())}
     assert len(found) > 30

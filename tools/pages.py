@@ -104,14 +104,11 @@ def elsewhere(name: str) -> str:
         theirs = f"{row.library} {row.theirs}" if row.library in PREFIXED else row.theirs
         here = html.escape(row.here, quote=False)
         body.append(f"<tr><td>{prose(theirs)}</td><td><code>{here}</code></td></tr>")
-    same = (
-        "The same value elsewhere: 1 equality"
-        if len(body) == 1
-        else (f"The same value elsewhere: {len(body)} equalities")
-    )
+    count = f"{len(body)} equalities" if len(body) > 1 else "1 equality"
     return (
-        f"<details open><summary>{same}, tested</summary><table><thead><tr><th>There</th>"
-        f"<th>Here</th></tr></thead>{''.join(body)}</table></details>"
+        f"<details{' open' if len(body) <= 6 else ''}><summary>The same value elsewhere: {count}, "
+        "tested</summary><table><thead><tr><th>There</th><th>Here</th></tr></thead>"
+        f"{''.join(body)}</table></details>"
     )
 
 

@@ -19,7 +19,7 @@ from purelosses.registry.core import module_name
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name: getattr(purelosses, name) for name in purelosses.__all__}
-FAMILIES = ("regression", "likelihood", "classification", "segmentation", "boxes", "balance")
+FAMILIES = sorted({spec.family for spec in LOSSES.values()})
 
 
 def text(path: str) -> str:

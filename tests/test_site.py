@@ -12,7 +12,7 @@ import purelosses
 import purelosses.doctor
 import purelosses.nn
 from purelosses.registry import LOSSES
-from tools import gen_pages, pages, pictures
+from tools import coming_from, gen_pages, pages, pictures
 
 DOCS = gen_pages.ROOT / "docs"
 
@@ -115,6 +115,28 @@ def test_evidence_counts_what_the_record_holds(monkeypatch):
     assert "<td>broken</td>" in text
     assert "<td>none</td>" in text
     assert "have not been run" in pages.evidence("l1_loss")
+
+
+def test_a_loss_page_shows_what_its_tests_compare():
+    assert "F.huber_loss(x, y, delta=0.5)" in pages.elsewhere("huber_loss")
+    dice = pages.elsewhere("dice_loss")
+    assert "MONAI <code>DiceLoss(batch)</code>" in dice
+    assert "dim=(0, 2, 3)" in dice
+    assert "mmdetection" in pages.elsewhere("varifocal_loss")
+    assert "torchjd UW" in pages.elsewhere("uncertainty_weighted_loss")
+    assert pages.elsewhere("charbonnier_loss") == ""
+
+
+def test_every_equality_names_what_there_is():
+    rows = coming_from.rows()
+    assert len(rows) > 140
+    for row in rows:
+        if row.library == "torch":
+            continue
+        file, _, test = row.test.partition("::")
+        assert f"def {test}(" in (gen_pages.ROOT / file).read_text(encoding="utf-8"), row
+    named = {name for row in rows for name in re.findall(r"\b\w+_loss\b", row.here)}
+    assert named <= LOSSES.keys()
 
 
 def test_a_goal_that_is_missed_is_shown_as_missed():

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from purelosses.doctor import CODES
 from purelosses.laws import LAWS
 from purelosses.registry import LOSSES, LossSpec
+from tools import coming_from
 from tools.gen_pages import FAMILIES, ROOT, title
 from tools.pictures import CURVES, FAINT, INKS, figure, sparkline, svg
 
@@ -93,8 +94,30 @@ def reasons(detail: str) -> list[str]:
     return list(dict.fromkeys(part.partition(": ")[2] or part for part in detail.split("; ")))
 
 
+def elsewhere(name: str) -> str:
+    """What other libraries call the loss: the equalities that the tests hold."""
+    found = coming_from.about(name)
+    if not found:
+        return ""
+    body = []
+    for row in found:
+        theirs = f"{row.library} {row.theirs}" if row.library in PREFIXED else row.theirs
+        here = html.escape(row.here, quote=False)
+        body.append(f"<tr><td>{prose(theirs)}</td><td><code>{here}</code></td></tr>")
+    count = f"{len(body)} equalities" if len(body) > 1 else "1 equality"
+    return (
+        f"<details{' open' if len(body) <= 6 else ''}><summary>The same value elsewhere: {count}, "
+        "tested</summary><table><thead><tr><th>There</th><th>Here</th></tr></thead>"
+        f"{''.join(body)}</table></details>"
+    )
+
+
+# Libraries whose rows do not name them.
+PREFIXED = ("MONAI", "SMP", "kornia", "torchjd")
+
+
 def evidence(name: str) -> str:
-    """What the laws found for a loss, and where to read on."""
+    """What the laws found for a loss, what it equals elsewhere, and where to read on."""
     items = evidence_of().get(name, [])
     if not items:
         return "<p>The laws have not been run on this loss yet.</p>"
@@ -115,10 +138,12 @@ def evidence(name: str) -> str:
     kind = "does not apply" if not count(items)["fail"] else "fails or does not apply"
     table = "<table><thead><tr><th>Law</th><th>What it says</th><th>Why not here</th></tr></thead>"
     more = f"<details><summary>What {kind}</summary>{table}{''.join(excepted)}</table></details>"
-    links = ['<a href="../laws.html">All laws and losses</a>']
-    if (ROOT / "docs" / "coming-from.md").exists():
-        links.append('<a href="../coming-from.html">Coming from another library</a>')
-    return f'<div class="chips">{"".join(rows)}</div>{more}<p>{" · ".join(links)}</p>'
+    links = [
+        '<a href="../laws.html">All laws and losses</a>',
+        '<a href="../coming-from.html">Coming from another library</a>',
+    ]
+    chips = f'<div class="chips">{"".join(rows)}</div>'
+    return f"{chips}{elsewhere(name)}{more}<p>{' · '.join(links)}</p>"
 
 
 def card(spec: LossSpec, up: str = "", *, full: bool = True) -> str:

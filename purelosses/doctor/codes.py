@@ -149,7 +149,8 @@ CODES: dict[str, Code] = {
         "dead-on-empty",
         "warning",
         "On images without an object nothing pushes false alarms down: the model keeps them.",
-        "Smooth the numerator too: 1 - (2 i + s) / (a + b + s).",
+        "In an overlap, smooth the numerator too: 1 - (2 i + s) / (a + b + s). In a cross-entropy, "
+        "keep the term of the negatives.",
     ),
     "L19": Code(
         "half-overflow",

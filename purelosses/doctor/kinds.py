@@ -244,8 +244,8 @@ def edges(kind: str | None, prediction: Tensor, target: Tensor | None) -> Iterat
     pair = extremes(kind, prediction, target)
     if kind in LOGITS and pair is not None:
         for scale in (1.0, 10.0):
-            yield Probe(f"logits of ±{20 * scale:.0f}, right", pair[0] * scale, target, True)
-            yield Probe(f"logits of ±{20 * scale:.0f}, wrong", pair[1] * scale, target, True)
+            yield Probe(f"right logits of ±{20 * scale:.0f}", pair[0] * scale, target, True)
+            yield Probe(f"wrong logits of ±{20 * scale:.0f}", pair[1] * scale, target, True)
         yield Probe("logits of 0", torch.zeros_like(prediction), target, True)
     elif kind in LOGITS or kind == "scores":
         for value in (20.0, 200.0):
@@ -254,15 +254,15 @@ def edges(kind: str | None, prediction: Tensor, target: Tensor | None) -> Iterat
                 f"logits of {-value:.0f}", torch.full_like(prediction, -value), target, True
             )
     if kind in UNIT and pair is not None:
-        yield Probe("probabilities of exactly 0 and 1, right", pair[0], target, True)
-        yield Probe("probabilities of exactly 0 and 1, wrong", pair[1], target, True)
+        yield Probe("right probabilities of exactly 0 and 1", pair[0], target, True)
+        yield Probe("wrong probabilities of exactly 0 and 1", pair[1], target, True)
         yield Probe("probabilities of 0", torch.zeros_like(prediction), target, True)
     if target is not None and kind in (*LOGITS, *UNIT):
         for name, other in empty_targets(kind, prediction, target):
             again = extremes(kind, prediction, other)
             yield Probe(name, prediction, other, True)
             if again is not None:
-                yield Probe(f"{name}, perfect prediction", again[0], other, True)
+                yield Probe(f"{name}, predicted perfectly,", again[0], other, True)
     if kind == "regression" and target is not None and target.shape == prediction.shape:
         # As far as the sample says that values go: shares stay below 1, durations above 0.
         low = float(target.min()) if target.numel() else 0.0
@@ -294,9 +294,9 @@ def edges(kind: str | None, prediction: Tensor, target: Tensor | None) -> Iterat
         if same and target is not None and target.is_floating_point():
             yield Probe("prediction equal to target", target.clone(), target, True)
         elif target is not None and not target.is_floating_point():
-            yield Probe("one class only", prediction, torch.zeros_like(target), True)
+            yield Probe("samples of one class", prediction, torch.zeros_like(target), True)
             alone = torch.arange(target.numel()).reshape(target.shape)
-            yield Probe("every sample its own class", prediction, alone, True)
+            yield Probe("samples of a class each", prediction, alone, True)
 
 
 def empty_targets(kind: str, prediction: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -304,8 +304,8 @@ def empty_targets(kind: str, prediction: Tensor, target: Tensor) -> Iterator[tup
         only = torch.zeros_like(target)
         if target.shape == prediction.shape:
             only[:, 0] = 1
-        yield "one class only", only
+        yield "targets of one class", only
         return
     low = float(target.min()) if float(target.min()) < 0 else 0.0
-    yield "no positives", torch.full_like(target, low)
-    yield "only positives", torch.ones_like(target)
+    yield "targets without positives", torch.full_like(target, low)
+    yield "targets of positives only", torch.ones_like(target)

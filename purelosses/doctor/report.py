@@ -114,6 +114,7 @@ class Report:
         return all(item.severity == "advice" for item in self.findings)
 
     def to_json(self) -> str:
+        """All of it as a JSON object; each finding has the fields of `Finding`."""
         fields = ("loss", "kind", "level", "ok", "seconds")
         head = {name: getattr(self, name) for name in fields}
         findings = [asdict(item) for item in self.findings]

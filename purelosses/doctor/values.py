@@ -411,7 +411,8 @@ def dead_on_empty(subject: Subject, run: Run) -> Iterator[Finding]:
     share = float(empty.gradient.norm() / run.gradient.norm())
     if share < 1e-3:
         level = None if share < 1e-5 else "advice"
-        message = f"Without positives the gradient is {share:.1g} of what it is with them."
+        left = f"{share:.1g} times that with them" if share else "0"
+        message = f"On targets without positives the gradient is {left}."
         yield finding("L18", message, _last_division(run), level)  # type: ignore[arg-type]
 
 

@@ -156,14 +156,18 @@ def log1p_square(x: Tensor) -> Tensor:
 
 
 def log1p_minus(x: Tensor) -> Tensor:
-    """log(1 + x) - x for x ≥ 0, also where both are nearly equal."""
-    near = x < 0.5
-    a = torch.where(near, x, 0.0)
+    """log(1 + x) - x for x > -1, also where both are nearly equal."""
+    return log_minus(1 + x, x)
+
+
+def log_minus(whole: Tensor, part: Tensor) -> Tensor:
+    """log(whole) - part, where whole = 1 + part; near 0 the whole itself has fewer digits."""
+    near = part.abs() < 0.4
+    a = torch.where(near, part, 0.0)
     # log(1 + x) = 2 artanh(w); its first term less x is -x w.
     w = a / (2 + a)
     series = 2 * w**3 * polynomial([1 / (2 * k + 3) for k in range(12)], w.square()) - a * w
-    b = torch.where(near, 1.0, x)
-    return torch.where(near, series, b.log1p() - b)
+    return torch.where(near, series, torch.where(near, 1.0, whole).log() - part)
 
 
 def one_minus_exp(x: Tensor) -> Tensor:

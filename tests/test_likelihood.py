@@ -59,23 +59,83 @@ def test_hostile_gamma(full):
     exact_grid(pl.gamma_nll_loss, exact, means, shapes, targets, conditioned=True, full=full)
 
 
+# log μ and log r of the negative binomial: a mean and a shape of 1e4 and 1e6 among them, as counts.
+MEANS = (0.0, -0.4, 2.0, math.log(1e4), math.log(1e6), -17.0)
+SHAPES = (math.log(1e-3), 0.0, 2.0, math.log(1e4), math.log(1e8), 30.0)
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_hostile_negative_binomial(full):
-    """log r up to 30: at r = 1e8 a difference of log-gammas in float32 has no digit left."""
+    """At r = 1e8 a difference of log-gammas in float32 has no digit left; at r = y = μ = 1e4 parts
+    of 8e4 cancel down to 6."""
     exact = partial(EXACT["negative_binomial_nll_loss"], full=full)
-    shapes, means = (0.0, -3.0, 2.0, 9.0, math.log(1e8), 30.0), (0.0, -0.4, 2.0, 9.0, -17.0)
-    for shape, mean in product(shapes, means):
-        # At r = y = μ, all about 1e4, parts of 8e4 cancel down to 100: see below.
-        counts = COUNTS[:5] if full and shape == mean == 9 else COUNTS
-        exact_grid(pl.negative_binomial_nll_loss, exact, (mean,), (shape,), counts,
-                   conditioned=True, full=full)  # fmt: skip
+    exact_grid(pl.negative_binomial_nll_loss, exact, MEANS, SHAPES, COUNTS, conditioned=True,
+               full=full)  # fmt: skip
 
 
-def test_negative_binomial_where_all_is_large_has_the_digits_of_its_parts():
-    nine, count = single([9.0]), single([1e4])
-    found = pl.negative_binomial_nll_loss(nine, nine, count, full=True)
-    truth = EXACT["negative_binomial_nll_loss"](9.0, 9.0, 1e4, full=True)
-    assert abs(mpf(found.item()) - truth) < 1e-7 * mp.loggamma(mpf(10001))
+def assert_slopes(found, exact, points):
+    """Within 1e-5, or what 2 units of the last digit of each number are worth, or 2e-6."""
+    for got, point in zip(found, points, strict=True):
+        steps = [[*point[:k], mpf(x) * (1 + mpf(2) ** -22), *point[k + 1 :]]
+                 for k, x in enumerate(point)]  # fmt: skip
+        truth = exact(*point)
+        floor = max(2e-6, mp.fsum(abs(exact(*moved) - truth) for moved in steps))
+        assert_exact(got.reshape(1), [truth], 1e-5, [point], floor)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_hostile_slopes_of_the_negative_binomial(full):
+    data = torch.cartesian_prod(*map(single, (MEANS, SHAPES, COUNTS)))
+    loss = partial(pl.negative_binomial_nll_loss, full=full, reduction="sum")
+    by_mean, by_shape = grad(loss, (0, 1))(*data.unbind(-1))
+
+    def exact_by_mean(s, kappa, y):
+        mu, r = mp.exp(mpf(s)), mp.exp(mpf(kappa))
+        return r * (mu - y) / (r + mu)
+
+    def exact_by_shape(s, kappa, y):
+        mu, r = mp.exp(mpf(s)), mp.exp(mpf(kappa))
+        rising = mp.digamma(r + y) - mp.digamma(r)
+        return r * (mp.log1p(mu / r) + (y - mu) / (r + mu) - rising)
+
+    assert_slopes(by_mean, exact_by_mean, data.tolist())
+    assert_slopes(by_shape, exact_by_shape, data.tolist())
+
+
+# (μ, r, y) on the seams between its forms: Stirling's series from r = 8 and from y = 8, the two
+# deviances at μ = r and where (y - μ) / (r + μ) is 2, the series within 0.4 of their centres.
+SEAMS = [(7.0, 8.0, 5.0), (7.0, 20.0, 8.0), (20.0, 20.0, 30.0), (10.0, 20.0, 70.0),
+         (100.0, 20.0, 52.0), (60.0, 400.0, 100.0), (140.0, 400.0, 100.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("seam", SEAMS)
+def test_the_negative_binomial_has_no_seam(seam, full):
+    """Value, slopes and second derivatives agree on both sides of every change of form."""
+    loss = partial(pl.negative_binomial_nll_loss, full=full)
+
+    def all_of_it(mean, shape, y):
+        data = [torch.tensor(x, dtype=torch.float64) for x in (math.log(mean), math.log(shape), y)]
+        seconds = sum(hessian(loss, (0, 1))(*data), ())
+        return torch.stack([loss(*data), *grad(loss, (0, 1, 2))(*data), *seconds])
+
+    for axis, step in product(range(3), (-1e-9, 1e-9)):
+        moved = [x * (1 + step * (axis == k)) for k, x in enumerate(seam)]
+        torch.testing.assert_close(all_of_it(*moved), all_of_it(*seam), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [0.5, 3.0, 1e4, 1e6])
+def test_hostile_likelihoods_where_the_mean_is_the_target(value):
+    """All that is left is ½ log 2πy and the like: 7.8 of parts of 1e7."""
+    means = [math.log(value) + offset for offset in (0.0, 1e-5, -1e-3, 0.3, -0.6)]
+    exact = partial(EXACT["poisson_nll_loss"], full=True)
+    exact_grid(pl.poisson_nll_loss, exact, means, (value,), conditioned=True, full=True)
+    exact = partial(EXACT["gamma_nll_loss"], full=True)
+    exact_grid(pl.gamma_nll_loss, exact, means, (0.0, 9.0, 18.42), (value,), conditioned=True,
+               full=True)  # fmt: skip
+    for power in (0.0, 1.0, 1.5, 2.0, 3.0):
+        exact = partial(EXACT["tweedie_deviance_loss"], power=power)
+        exact_grid(pl.tweedie_deviance_loss, exact, means, (value,), conditioned=True, power=power)
 
 
 def test_negative_binomial_at_r_of_1e8_is_poisson():

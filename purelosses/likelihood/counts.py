@@ -12,9 +12,9 @@ from purelosses._numerics import (
     expm1_minus,
     expm1_ratio,
     log1p_minus,
-    log_rising,
-    softplus,
+    log_minus,
     stirling,
+    xlogy,
 )
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
@@ -40,7 +40,8 @@ def poisson_nll_loss(
         log_rate: Logarithms of the predicted rates, any shape. Half precision is computed in
             float32.
         target: Counts of at least 0 (integers or floats) of the same shape.
-        full: Whether to add $\log y!$, computed as $\log \Gamma(y + 1)$.
+        full: Whether to add $\log y!$, that is $\log \Gamma(y + 1)$. The sum is computed as the
+            deviance from $y$ and a remainder, which keeps its digits where the rate is near $y$.
         where: Which elements count; shape of `log_rate`, or 1 along an axis. What lies under False
             has no influence, whatever it is.
         weights: How much each element matters; shape of `log_rate`, or 1 along an axis.
@@ -72,9 +73,13 @@ def poisson_nll_loss(
         "poisson_nll_loss", where, weights, reduction, log_rate=log_rate, target=target
     )
     check_flag("poisson_nll_loss", "full", full)
-    losses = log_rate.exp() - target * log_rate
+    rate = log_rate.exp()
     if full:
-        losses = losses + torch.lgamma(target + 1)
+        # exp(s) - y s + log y! as written loses its digits to y log y where the rate is nearly y.
+        deviance = _deviance(rate, log_rate, rate - target, target)
+        losses = deviance + _factorial_excess(target)
+    else:
+        losses = rate - target * log_rate
     return reduce(losses, reduction, where, weights)
 
 
@@ -146,7 +151,7 @@ def gamma_nll_loss(
     check_flag("gamma_nll_loss", "full", full)
     log_target = target.log()
     gap, shape = log_target - log_mean, log_shape.exp()
-    far = target * (log_shape - log_mean).exp() - shape * (1 + gap)
+    far = shape * (target * (-log_mean).exp() - (1 + gap))
     near = shape * expm1_minus(gap)
     losses = torch.where(gap.abs() < 0.5, near, far) + _gamma_excess(shape, log_shape)
     if full:
@@ -174,8 +179,9 @@ def negative_binomial_nll_loss(
     Poisson counts whose rates vary with a gamma distribution of shape $r$, and a large $r$ is
     [`poisson_nll_loss`][purelosses.poisson_nll_loss]. The loss can be negative.
 
-    For $r > 8$ the difference of log-gammas is a series: at $r = 10^8$ the two have no digit of it
-    left in float32.
+    It is computed as a deviance and remainders of Stirling's formula (Loader 2000). The formula as
+    written has no digit left in float32 at $r = 10^8$, nor with `full` where $r$, $\mu$ and $y$ are
+    all large.
 
     Args:
         log_mean: Logarithms of the predicted means, any shape. Half precision is computed in
@@ -224,27 +230,26 @@ def negative_binomial_nll_loss(
         target=target,
     )
     check_flag("negative_binomial_nll_loss", "full", full)
-    shape, gap = log_shape.exp(), log_mean - log_shape
-    # r log(1 + μ / r) for μ << r, where its derivative by r would cancel.
-    rare = gap < -1
-    ratio = torch.where(rare, gap, -1.0).exp()
-    nearly_poisson = log_mean.exp() + shape * log1p_minus(ratio)
-    zeros = torch.where(rare, nearly_poisson, torch.where(rare, 0.0, shape) * softplus(gap))
-    # y log(1 + r / μ) - log Γ(r + y) / Γ(r), of which large parts cancel for large r.
-    large = shape > LARGE
-    series = log_rising(torch.where(large, shape, LARGE), target)
-    many = target * (softplus(gap) - log_mean) - series
-    small = torch.where(large, 1.0, shape)
-    few = target * softplus(-gap) + torch.lgamma(small)
+    mean, shape = log_mean.exp(), log_shape.exp()
+    gap = (target - mean) / (shape + mean)
+    ratio = (shape + target) / (shape + mean)  # 1 + gap, also where that is nearly 0
+    excess = log_minus(ratio, gap)
+    # The deviance, y log(y / μ) - (r + y) log ratio, in a form whose parts do not cancel: that of
+    # the count alone, less a correction, where r is the larger; elsewhere those of y and of r
+    # from their shares of r + y.
+    apart = (mean <= shape) & (gap < 2)
+    scale = torch.where(apart, 1.0, ratio)
+    difference = torch.where(apart, mean - target, -shape * gap)
+    of_count = _deviance(mean * scale, log_mean + scale.log(), difference, target)
     if full:
-        # log y! - log Γ(r + y), of which large parts cancel for large y.
-        above = target + 1
-        few = few + (small + target).log() - small * above.log() - log_rising(above, small)
-        few = torch.where(target == 0, 0.0, few)
-        many = many + torch.lgamma(above)
+        of_count = of_count + _factorial_excess(target)
     else:
-        few = few - torch.lgamma(small + target)
-    return reduce(zeros + torch.where(large, many, few), reduction, where, weights)
+        likelihood = of_count + target - xlogy(target, target)
+        of_count = torch.where(apart, mean - target * log_mean, likelihood)
+    of_shape = torch.where(apart, (mean - target) * gap, 0.0)
+    of_shape = of_shape - torch.where(apart, shape + target, shape) * excess
+    losses = of_count + of_shape + _gamma_excess_fall(shape, target)
+    return reduce(losses, reduction, where, weights)
 
 
 def tweedie_deviance_loss(
@@ -364,3 +369,29 @@ def _gamma_excess(shape: Tensor, log_shape: Tensor) -> Tensor:
     direct = torch.lgamma(small) - small * log_small + small
     series = stirling(torch.where(large, shape, LARGE)) + 0.5 * (math.log(2 * math.pi) - log_shape)
     return torch.where(large, series, direct)
+
+
+def _gamma_excess_fall(shape: Tensor, count: Tensor) -> Tensor:
+    """How much less log Γ(k) - k log k + k is at `shape + count` than at `shape`."""
+    large = shape > LARGE
+    small, big = torch.where(large, 1.0, shape), torch.where(large, shape, LARGE)
+    whole = small + count
+    direct = _gamma_excess(small, small.log()) - _gamma_excess(whole, whole.log())
+    series = stirling(big) - stirling(big + count) + 0.5 * (count / big).log1p()
+    return torch.where(large, series, direct)
+
+
+def _factorial_excess(y: Tensor) -> Tensor:
+    """log Γ(y + 1) - y log y + y."""
+    large = y > LARGE
+    small, big = torch.where(large, 1.0, y), torch.where(large, y, LARGE)
+    direct = torch.lgamma(small + 1) - xlogy(small, small) + small
+    return torch.where(large, stirling(big) + 0.5 * (2 * math.pi * big).log(), direct)
+
+
+def _deviance(mean: Tensor, log_mean: Tensor, difference: Tensor, y: Tensor) -> Tensor:
+    """Half the Poisson deviance, y log(y / μ) - y + μ; `difference` is μ - y."""
+    near = difference.abs() < 0.4 * y
+    relative = torch.where(near, difference, 0.0) / torch.where(near, y, 1.0)
+    far = xlogy(y, y) - y * log_mean - y + mean
+    return torch.where(near, -y * log1p_minus(relative), far)

@@ -124,7 +124,8 @@ SETS = {
 DATA = {
     "LOGITS": "logits", "X": "logits", "BINARY": "logits", "X1": "logits", "TWO": "logits",
     "VOLUME": "logits", "LABELS": "labels", "TWO_LABELS": "labels", "MASK": "mask",
-    "DEEP": "logits", "DEEP_LABELS": "labels", "VOLUME_MASK": "mask", "ONE_HOT": "one_hot", "IGNORED": "labels", "SOFT": "probs",
+    "DEEP": "logits", "DEEP_LABELS": "labels", "VOLUME_MASK": "mask", "ONE_HOT": "one_hot",
+    "IGNORED": "labels", "SOFT": "probs",
     "WEIGHTS": "w", "TREE": "distance", "LOPSIDED": "distance", "maps": "signed_distance_map",
 }  # fmt: skip
 

@@ -295,10 +295,11 @@ def chi2_dro(losses: Tensor, *, rho: float | Tensor, where: Tensor | None = None
 
     $$\max_q\; \sum_i q_i \ell_i \quad\text{with}\quad \frac{1}{2n} \sum_i (n\,q_i - 1)^2 \le \rho$$
 
-    over the $n$ losses that count, with $q$ a distribution over them and $\rho$ the `rho`; some
-    authors leave out the ½, so their radius is twice as large. As long as no weight is 0 it is
-    $\bar\ell + \sqrt{2 \rho \mathrm{Var}(\ell)}$. The gradient is the worst weighting; it may be
-    taken once.
+    over the $n$ losses that count, with $q$ a distribution over them and $\rho$ the `rho`. As long
+    as no weight is 0 it is $\bar\ell + \sqrt{2 \rho \mathrm{Var}(\ell)}$. The gradient is the worst
+    weighting; it may be taken once.
+
+    Conventions: the ½ is there; authors who leave it out have a radius twice as large.
 
     Args:
         losses: One loss per unit, any shape. Half precision is computed in float32.

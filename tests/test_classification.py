@@ -160,6 +160,87 @@ def test_hostile_divergences(name):
     assert_exact(found, truth, 2e-6, points, floor=2e-7)
 
 
+def drawn_rows(count, seed):
+    """Logits of three classes at random, as float32 has them, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = single([x for x in LOGITS if abs(x) < 1e5])
+    rows = grid[torch.randint(len(grid), (count, 3), generator=generator)]
+    return rows, torch.randint(3, (count,), generator=generator)
+
+
+def entropy_of(probs):
+    return -mp.fsum(p * mp.log(p) for p in probs if p)
+
+
+def others(probs, label):
+    """1 - p, which is the sum of the others."""
+    return mp.fsum(p for c, p in enumerate(probs) if c != label)
+
+
+def mean_of_missed(probs, label, exponent=0):
+    parts = [others(probs, c) ** exponent * mp.log(p) for c, p in enumerate(probs)]
+    return parts[label] / mp.fsum(parts)
+
+
+OF_LABELS = {
+    "entropy": (pl.confidence_penalty_loss, {"beta": 0.125},
+                lambda p, y: (-mp.log(p[y]), -entropy_of(p) / 8)),
+    "Brier": (pl.brier_loss, {}, lambda p, y: (
+        others(p, y) ** 2, mp.fsum(q**2 for c, q in enumerate(p) if c != y))),
+    "APL": (pl.active_passive_loss, {},
+            lambda p, y: (mean_of_missed(p, y), 2 * others(p, y))),
+    "NFL and RCE": (pl.active_passive_loss, {"active": "nfl", "passive": "rce"},
+                    lambda p, y: (mean_of_missed(p, y, mpf(0.5)), 4 * others(p, y))),
+    "bootstrap": (pl.bootstrap_loss, {"beta": 0.75},
+                  lambda p, y: (-mpf(0.75) * mp.log(p[y]), entropy_of(p) / 4)),
+    "hard bootstrap": (pl.bootstrap_loss, {"kind": "hard", "beta": 0.75},
+                       lambda p, y: (-mpf(0.75) * mp.log(p[y]), -mp.log(max(p)) / 4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_hostile_losses_of_probabilities(name):
+    """Relative to the sum of the two terms without their signs."""
+    loss, options, terms = OF_LABELS[name]
+    rows, labels = drawn_rows(200, seed=3)
+    found = loss(rows, labels, reduction="none", **options)
+    points = list(zip(rows.tolist(), labels.tolist(), strict=True))
+    for got, (row, label) in zip(found, points, strict=True):
+        parts = terms(exact_softmax(row), label)
+        floor = max(SMALLEST, 2e-6 * mp.fsum(map(abs, parts)))
+        assert_exact(got.reshape(1), [mp.fsum(parts)], 2e-6, [(row, label)], floor)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_hostile_distillation(temperature):
+    """Relative to the loss, or to 0.1 as a divergence is."""
+    rows, teacher = drawn_rows(200, seed=4)[0], drawn_rows(200, seed=5)[0]
+    found = pl.knowledge_distillation_loss(rows, teacher, temperature=temperature,
+                                           reduction="none")  # fmt: skip
+    points = list(zip(rows.tolist(), teacher.tolist(), strict=True))
+    truth = []
+    for row, other in points:
+        p, q = (softmax_of([v / temperature for v in x]) for x in (row, other))
+        truth.append(mpf(temperature) ** 2 * divergence(q, p))
+    assert_exact(found, truth, 2e-6, points, floor=2e-7 * temperature**2)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_hostile_hinges(power):
+    logits = [x for x in LOGITS if abs(x) < 1e5]
+    exact = lambda x, y: max(mpf(0), 1 - mpf(x) * mpf(y)) ** power  # noqa: E731
+    exact_grid(pl.hinge_loss, exact, logits, (-1.0, 1.0), power=power)
+    rows, labels = drawn_rows(200, seed=6)
+    for kind, gather in (("crammer_singer", max), ("weston_watkins", mp.fsum)):
+        truth = [
+            gather([max(mpf(0), 1 + mpf(v) - mpf(row[y])) for c, v in enumerate(row) if c != y])
+            for row, y in zip(rows.tolist(), labels.tolist(), strict=True)
+        ]
+        found = pl.multiclass_hinge_loss(rows, labels, kind=kind, reduction="none")
+        # A margin within a unit of the last digit of 1.
+        assert_exact(found, truth, 2e-6, rows.tolist(), floor=1.2e-7)
+
+
 def test_hostile_soft_margin():
     exact_grid(pl.soft_margin_loss, lambda x, y: EXACT["binary_cross_entropy_loss"](x, (y + 1) / 2),
                [x for x in LOGITS if abs(x) < 1e5], (-1.0, 1.0))  # fmt: skip

@@ -157,6 +157,18 @@ def test_hostile_crps():
     exact_grid(pl.crps_gaussian_loss, EXACT["crps_gaussian_loss"], LOCATIONS, LOG_SCALES, TARGETS)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.125])
+def test_hostile_interval_score(alpha):
+    def exact(low, high, y):
+        low, high, y = mpf(low), mpf(high), mpf(y)
+        return high - low + 2 / mpf(alpha) * (max(low - y, 0) + max(y - high, 0))
+
+    # Bounds the wrong way round have a negative width, which cancels.
+    bounds = sorted(LOCATIONS)
+    for k, low in enumerate(bounds):
+        exact_grid(pl.interval_score_loss, exact, (low,), bounds[k:], TARGETS, alpha=alpha)
+
+
 def drawn(count, *axes, seed=0):
     """Rows of numbers from the axes at random, as float32 has them."""
     generator = torch.Generator().manual_seed(seed)

@@ -53,6 +53,64 @@ def test_hostile_forward_correction(name):
     assert_exact(found, truth, 2e-6, x.tolist())
 
 
+def drawn(count, seed):
+    """Logits of three classes at random, as float32 has them, with their probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = single([x for x in LOGITS_OF_ONE if abs(x) < 1e5])
+    x = grid[torch.randint(len(grid), (count, 3), generator=generator)]
+    return x, torch.randint(3, (count,), generator=generator)
+
+
+def exact_probs(row):
+    parts = [mp.exp(mpf(v) - max(row)) for v in row]
+    return [part / mp.fsum(parts) for part in parts]
+
+
+def test_hostile_backward_correction():
+    """Relative to the sum of its terms without their signs: some are negative."""
+    transition = single(TRANSITIONS["usual"])
+    inverse = mp.matrix([[mpf(v) for v in row] for row in transition.tolist()]) ** -1
+    x, labels = drawn(200, seed=1)
+    found = pl.backward_correction_loss(x, labels, transition=transition, reduction="none")
+    for got, row, label in zip(found, x.tolist(), labels.tolist(), strict=True):
+        terms = [-inverse[label, c] * mp.log(p) for c, p in enumerate(exact_probs(row))]
+        floor = 2e-6 * mp.fsum(map(abs, terms))
+        assert_exact(got.reshape(1), [mp.fsum(terms)], 2e-6, [(row, label)], floor)
+
+
+def test_hostile_elr():
+    x, labels = drawn(200, seed=2)
+    average = single([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 0.125, 0.75]])[labels]
+    found = pl.elr_loss(x, labels, average, lam=2.0, reduction="none")
+    for got, row, label, t in zip(found, x.tolist(), labels.tolist(), average.tolist(),
+                                  strict=True):  # fmt: skip
+        p = exact_probs(row)
+        far = max(mp.fsum(a * (1 - mpf(b)) for a, b in zip(p, t, strict=True)), mpf(1e-4))
+        terms = [-mp.log(p[label]), 2 * mp.log(far)]
+        floor = max(2e-7, 2e-6 * mp.fsum(map(abs, terms)))
+        assert_exact(got.reshape(1), [mp.fsum(terms)], 2e-6, [(row, label)], floor)
+
+
+@pytest.mark.parametrize("t1", [0.0, 0.5, 0.875])
+def test_hostile_bi_tempered(t1):
+    """With t2 = 2, p = 1 / (1 + λ - x)."""
+    x, labels = drawn(60, seed=3)
+    found = pl.bi_tempered_loss(x, labels, t1=t1, t2=2.0, reduction="none")
+    for got, row, label in zip(found, x.tolist(), labels.tolist(), strict=True):
+        gaps = [max(row) - mpf(v) for v in row]
+        low, high = mpf(1), mpf(3)  # of 1 + λ - max x
+        for _ in range(200):
+            middle = (low + high) / 2
+            total = mp.fsum(1 / (middle + gap) for gap in gaps)
+            low, high = (middle, high) if total > 1 else (low, middle)
+        p = [1 / (low + gap) for gap in gaps]
+        a = 1 - mpf(t1)
+        terms = [(1 - p[label] ** a) / a, -(1 - p[label] ** (1 + a)) / (1 + a)]
+        terms += [q ** (1 + a) / (1 + a) for c, q in enumerate(p) if c != label]
+        truth = mp.fsum(terms)
+        assert_exact(got.reshape(1), [truth], 2e-6, [(row, label)])
+
+
 # Identities
 
 

@@ -115,6 +115,22 @@ def test_every_docstring_follows_the_house_form(name: str) -> None:
         assert {"Coming from", "Source"} <= set(found)
 
 
+# Where libraries disagree about a factor, a normaliser, a constant or a direction.
+DISPUTED = [
+    "active_passive_loss", "brier_loss", "charbonnier_loss", "chi2_dro", "class_weights",
+    "corn_loss", "crps_ensemble_loss", "cross_entropy_loss", "energy_score_loss",
+    "gaussian_nll_loss", "huber_loss", "js_divergence_loss", "kl_divergence_loss",
+    "knowledge_distillation_loss", "mse_loss", "multiclass_hinge_loss", "poisson_nll_loss",
+    "pseudo_huber_loss", "sigmoid_focal_loss", "smooth_l1_loss", "smooth_labels",
+    "softmax_focal_loss", "symmetric_cross_entropy_loss",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DISPUTED)
+def test_a_disputed_convention_is_said(name: str) -> None:
+    assert "\nConventions: " in sections(name)[""]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_takes_data_by_position_and_options_by_keyword(name: str) -> None:
     parameters = list(inspect.signature(PUBLIC[name]).parameters.values())

@@ -78,6 +78,30 @@ def test_hostile_ratios(loss):
     exact_grid(getattr(pl, loss), EXACT[loss], values, values)
 
 
+@pytest.mark.parametrize("name", ["cosine_distance_loss", "relative_l2_loss"])
+def test_hostile_vectors(name):
+    """Also where vectors nearly agree, are tiny, or huge."""
+    generator = torch.Generator().manual_seed(0)
+    grid = single((0.0, 1e-15, 1e-8, 0.1, 0.1000001, -1.0, 17.0, -1e4, 1e15))
+    x = grid[torch.randint(len(grid), (300, 3), generator=generator)]
+    y = grid[torch.randint(len(grid), (300, 3), generator=generator)]
+    y[::3] = x[::3] * (1 + 2.0 ** -torch.randint(1, 20, (100, 3), generator=generator))
+    kept = (x != 0).any(1) & (y != 0).any(1)
+    x, y = x[kept], y[kept]
+    found = getattr(pl, name)(x, y, dim=-1, reduction="none")
+    for got, a, b in zip(found, x.tolist(), y.tolist(), strict=True):
+        where, a, b = [(a, b)], [mpf(v) for v in a], [mpf(v) for v in b]
+        if name == "relative_l2_loss":
+            truth = mp.norm([u - v for u, v in zip(a, b, strict=True)]) / mp.norm(b)
+            assert_exact(got.reshape(1), [truth], 2e-6, where)
+        else:
+            a, b = [v / mp.norm(a) for v in a], [v / mp.norm(b) for v in b]
+            apart = mp.norm([u - v for u, v in zip(a, b, strict=True)])
+            # Units of the last digit of the vectors move them apart, or together, by 2.4e-7.
+            floor = 2.4e-7 * apart + 2.4e-7**2
+            assert_exact(got.reshape(1), [apart**2 / 2], 2e-6, where, floor)
+
+
 def test_log_cosh_of_1e_4_is_5e_9():
     loss = pl.log_cosh_loss(torch.tensor([1e-4]), torch.zeros(1))
     assert loss.item() == pytest.approx(5e-9, rel=1e-6)

@@ -329,8 +329,9 @@ def smooth_chebyshev_loss(
     mu = check_number(function, "mu", mu, above=0)
     weights = _row(tasks, tasks.numbers("weights", weights))
     gaps = weights * (tasks.values - tasks.numbers("ideal", ideal)) / mu
-    total = mu * torch.logsumexp(tasks.counted(gaps, torch.finfo(gaps.dtype).min), 0)
-    return _of_present(tasks, total), tasks.aux(weights * tasks.softmax(gaps))
+    # With an axis: in forward mode torch takes a number times a tensor without one to float64.
+    worst = torch.logsumexp(tasks.counted(gaps, torch.finfo(gaps.dtype).min), 0, keepdim=True)
+    return _of_present(tasks, (mu * worst).squeeze(0)), tasks.aux(weights * tasks.softmax(gaps))
 
 
 def _row(tasks: Tasks, weights: Tensor | float) -> Tensor:

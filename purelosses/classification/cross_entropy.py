@@ -137,6 +137,9 @@ def cross_entropy_loss(
     probabilities (1 at the label and 0 elsewhere for integer targets), $C$ the number of classes,
     $\varepsilon$ the `label_smoothing` and $w_c$ the `class_weights` (1 by default).
 
+    Conventions: `"mean"` divides by the number of samples; torch with class weights divides by
+    their sum, which is `"weighted_mean"` here.
+
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`. Half precision is
             computed in float32. A logit of minus infinity removes a class that has no target.

@@ -205,6 +205,8 @@ def knowledge_distillation_loss(
     for every sample, with $x$ the student's logits, $z$ the teacher's and $T$ the `temperature`.
     The factor $T^2$ keeps the gradient at one scale whatever the temperature.
 
+    Conventions: with $T^2$, as in the paper; some libraries leave the factor to the caller.
+
     Args:
         logits: The student's scores before the softmax, with the classes along `class_dim`. Half
             precision is computed in float32.

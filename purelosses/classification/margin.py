@@ -332,6 +332,8 @@ def multiclass_hinge_loss(
     for every sample, with $x_j$ its scores and $t$ its label: the first for the `kind`
     `"crammer_singer"`, the second for `"weston_watkins"`.
 
+    Conventions: the sum is not divided by the number of classes, as torch does.
+
     Args:
         logits: Scores, with the classes along `class_dim`. Half precision is computed in float32.
             A score of minus infinity removes a class that is nobody's label.

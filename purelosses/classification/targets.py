@@ -37,8 +37,10 @@ def smooth_labels(
 
     with $y$ the `target`, $a$ the `smoothing` and $C$ the number of classes: the first for the
     `kind` `"uniform"`, where classes exclude each other, the second for `"binary"`, where each is a
-    question of its own. The share goes to all $C$ classes, the right one included (some copies
-    spread it over the $C - 1$ others).
+    question of its own.
+
+    Conventions: the share goes to all $C$ classes, the right one included; some libraries spread it
+    over the $C - 1$ others. Of a yes or no a half of it moves, as in Keras and timm.
 
     Args:
         target: Probabilities (floats or booleans); for `"uniform"` with the classes along

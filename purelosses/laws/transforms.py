@@ -93,15 +93,32 @@ def _(subject: Subject) -> Iterator[Check]:
             yield close(f"gradient of {name}", a, b, rtol=1e-4, atol=1e-6)
 
 
-@law("T4", "Forward mode agrees with reverse mode.")
+@law("T4", "Forward mode agrees with reverse mode, in value and in precision.")
 def _(subject: Subject) -> Iterator[Check]:
     for problem in ordinary(subject, dtype=torch.float64):
-        function = subject.function(problem)
-        tangents = inputs(problem.case.problem(9, dtype=torch.float64))
-        derivative: Tensor = torch.func.jvp(function, inputs(problem), tangents)[1]
-        gradient = torch.func.grad(function, positions(problem))(*inputs(problem))
+        derivative = slope(subject, problem)[1]
+        tangents = directions(problem)
+        gradient = torch.func.grad(subject.function(problem), positions(problem))(*inputs(problem))
         product = sum((g * t).sum() for g, t in zip(gradient, tangents, strict=True))
         yield close("jvp", derivative, torch.as_tensor(product), rtol=1e-3, atol=1e-9)
+    for problem in ordinary(subject):
+        value, derivative = slope(subject, problem)
+        what = f"jvp in the dtype of the loss: {derivative.dtype} of {value.dtype}"
+        yield true(what, derivative.dtype == value.dtype)
+
+
+def directions(problem: Problem) -> tuple[Tensor, ...]:
+    """Tangents of the differentiable tensors, in their dtypes."""
+    dtype = next(iter(inputs(problem))).dtype
+    return inputs(problem.case.problem(9, dtype=dtype))
+
+
+def slope(subject: Subject, problem: Problem) -> tuple[Tensor, Tensor]:
+    """The loss and its derivative along the tangents, by forward mode."""
+    found: tuple[Tensor, Tensor] = torch.func.jvp(
+        subject.function(problem), inputs(problem), directions(problem)
+    )
+    return found
 
 
 SMALL = {"B": 2, "C": 3, "H": 2, "W": 2, "N": 2}

@@ -36,6 +36,8 @@ def poisson_nll_loss(
     with $s_i$ an element of `log_rate` and $y_i \ge 0$ the same element of `target`. The loss can
     be negative.
 
+    Conventions: $\log y!$ is left out unless `full`; it has no gradient.
+
     Args:
         log_rate: Logarithms of the predicted rates, any shape. Half precision is computed in
             float32.

@@ -256,6 +256,9 @@ def energy_score_loss(
     length, whose gradient at 0 is 0. For vectors of one number it is
     [`crps_ensemble_loss`][purelosses.crps_ensemble_loss]. It needs memory for all $M^2$ pairs.
 
+    Conventions: `fair` is that of [`crps_ensemble_loss`][purelosses.crps_ensemble_loss]; lengths
+    are not squared, and there is no square root over the whole.
+
     Args:
         prediction: Vectors along `dim`, one per member along `ensemble_dim`, with any other axes.
             Half precision is computed in float32.

@@ -105,6 +105,8 @@ def symmetric_cross_entropy_loss(
     The second term is the cross-entropy of the label under the prediction,
     $-\sum_k p_k \log [k = c]$, with $A$ for the logarithm of 0.
 
+    Conventions: $A = -4$ as in the paper; its code has the logarithm of 1e-4, -9.21.
+
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`. Half precision is
             computed in float32. A logit of minus infinity removes a class that has no target.
@@ -246,6 +248,9 @@ def active_passive_loss(
     is 0 for the `active` term `"nce"` (normalized cross-entropy) and the `gamma` for `"nfl"`
     (normalized focal loss); $R$ is 2 for the `passive` term `"mae"` (mean absolute error) and 4 for
     `"rce"` (reverse cross-entropy).
+
+    Conventions: the absolute error over all classes is $2\,(1 - p_c)$, as in the paper; its code
+    leaves out the 2.
 
     Args:
         logits: Scores before the softmax, with the classes along `class_dim`. Half precision is

@@ -223,13 +223,14 @@ def _wasserstein(
 
     distance = distance.to(matrix.dtype)
     distance = safe_divide(distance, distance.amax())
-    errors = (matrix * distance).sum((-2, -1))
+    # An axis is kept until the end: see `select`.
+    errors = (matrix * distance).sum(-2).sum(-1, keepdim=True)
     classes = matrix.shape[-1]
     foreground = matrix.narrow(-2, 1, classes - 1)
-    right = (foreground * (1 - distance.narrow(0, 1, classes - 1))).sum((-2, -1))
-    losses = share(errors + (bottom - top), 2 * right + top)
+    right = (foreground * (1 - distance.narrow(0, 1, classes - 1))).sum(-2).sum(-1, keepdim=True)
+    losses = share(errors + (bottom - top), 2 * right + top).squeeze(-1)
     if empty == "penalize":
-        mean = errors / count.clamp_min(1)
+        mean = errors.squeeze(-1) / count.clamp_min(1)
         losses = torch.where(foreground.sum((-2, -1)) == 0, mean, losses)
     if weights is not None:
         check_weights(function, weights, losses.shape, "the regions", losses)

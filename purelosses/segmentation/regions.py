@@ -44,6 +44,7 @@ class Regions:
     counted: Tensor  # which of the selected regions have pixels
     class_dim: int | None  # the class axis of the statistics
     ending: Ending
+    alone: bool  # whether a first axis of length 1 was added, see `select`
 
     def __getitem__(self, name: str) -> Tensor:
         return self.statistics[name]
@@ -69,6 +70,8 @@ class Regions:
 
     def _reduce(self, losses: Tensor, counted: Tensor) -> Tensor:
         weights = self.ending.weights
+        if self.alone:
+            losses, counted = losses.squeeze(0), counted.squeeze(0)
         if weights is not None:
             check_weights(self.function, weights, losses.shape, "the regions", losses)
         return reduce(losses, self.ending.reduction, counted, weights)
@@ -144,7 +147,18 @@ def select(
     counted = selected["count"] > 0
     if classes == "present":
         counted = counted & (selected["tp"] + selected["fn"] != 0)  # NaN, a bad label, counts
-    return Regions(function, selected, statistics, counted, class_dim, ending)
+    # In forward mode torch takes a number times or plus a tensor without axes to float64. A region
+    # alone, or classes that become one, keep an axis until their loss is reduced.
+    alone = ndim <= (class_dim is not None)
+    if alone:
+        selected, statistics = _with_axis(selected), _with_axis(statistics)
+        counted = counted.unsqueeze(0)
+        class_dim = class_dim + 1 if class_dim is not None and class_dim >= 0 else class_dim
+    return Regions(function, selected, statistics, counted, class_dim, ending, alone)
+
+
+def _with_axis(statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: sums.unsqueeze(0) for name, sums in statistics.items()}
 
 
 def check_smooth(function: str, smooth: Smooth) -> tuple[float | Tensor, float | Tensor]:

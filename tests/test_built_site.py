@@ -115,7 +115,9 @@ def test_formulas_are_there(wide):
         ("dice", "losses/dice_loss.html"),
         ("dice_loss", "losses/dice_loss.html"),
         ("DiceLoss", "losses/dice_loss.html"),
-        ("imbalanced", "losses/"),
+        ("imbalanced", "class-imbalance.html"),
+        ("focal", "losses/sigmoid_focal_loss.html"),
+        ("multi-task", "balance.html"),
     ],
 )
 def test_search_answers(wide, words, found):

@@ -174,6 +174,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "L09": (normal(8, 1), normal(8)),
     "L14": (torch.sigmoid(normal(2, 1, 8, 8)), 255.0 * (normal(2, 1, 8, 8) > 0)),
     "L16": (normal(4, 6), normal(4, 6).roll(1, 0), torch.arange(24).reshape(4, 6) % 3 > 0),
+    "L17": (normal(6, 4), normal(6, 4).roll(1, 0)),
 }
 OPTIONS: dict[str, dict[str, str]] = {
     **{f"L{i:02}": {"kind": "regression"} for i in range(28)},

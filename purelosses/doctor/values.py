@@ -369,7 +369,7 @@ def broadcasting(subject: Subject, run: Run) -> Iterator[Finding]:
 
 
 def _combined(node: Node, a: Any, b: Any, result: Any = None) -> Finding:
-    made = f" and make {result}" if result else ""
+    made = f" into {result}" if result else ""
     return finding("L09", f"`{node.name}` combines shapes {a} and {b}{made}.", node.site)
 
 

@@ -70,7 +70,8 @@ def plain(x: Tensor) -> bool:
 
 def with_gradient(loss: Tensor, factor: float) -> Tensor:
     """The same value with its gradient scaled by 1 + factor."""
-    return loss + factor * (loss - loss.detach())
+    # A tensor: a number would give a loss without axes a float64 tangent.
+    return loss + torch.full_like(loss, factor) * (loss - loss.detach())
 
 
 # Purity
@@ -305,7 +306,8 @@ def _(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
 def inaccurate(condition: Callable[[Tensor, dict[str, Any]], bool], error: float) -> Loss:
     def broken(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
         loss = pl.mse_loss(prediction, target, **options)
-        return loss * (1 + error) if condition(prediction, options) else loss
+        factor = torch.full_like(loss, 1 + error)  # a number would break T4 as well
+        return loss * factor if condition(prediction, options) else loss
 
     return broken
 

@@ -198,6 +198,19 @@ def test_hostile_crps_of_an_ensemble(members, fair):
         assert_exact(got.reshape(1), [truth], 2e-6, [point], floor=1e-30)
 
 
+@pytest.mark.parametrize("fair", [False, True])
+def test_hostile_energy_score(fair):
+    """Relative to the distance from the target: the spread is taken from it."""
+    data = drawn(150, *[LOCATIONS] * 8, seed=7).unflatten(-1, (4, 2))
+    found = pl.energy_score_loss(data[:, :3], data[:, 3], fair=fair, reduction="none")
+    for got, rows in zip(found, data.tolist(), strict=True):
+        *members, y = [[mpf(v) for v in row] for row in rows]
+        apart = [[mp.hypot(a[0] - b[0], a[1] - b[1]) for b in members] for a in members]
+        distance = mp.fsum(mp.hypot(a[0] - y[0], a[1] - y[1]) for a in members) / 3
+        truth = distance - mp.fsum(map(mp.fsum, apart)) / (2 * (6 if fair else 9))
+        assert_exact(got.reshape(1), [truth], 2e-6, [rows], max(1e-37, 2e-6 * distance))
+
+
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("components", [2, 3])
 def test_hostile_gaussian_mixture(components, full):

@@ -109,16 +109,14 @@ def _(subject: Subject) -> Iterator[Check]:
 
 def directions(problem: Problem) -> tuple[Tensor, ...]:
     """Tangents of the differentiable tensors, in their dtypes."""
-    dtype = next(iter(inputs(problem))).dtype
+    dtype = inputs(problem)[0].dtype
     return inputs(problem.case.problem(9, dtype=dtype))
 
 
 def slope(subject: Subject, problem: Problem) -> tuple[Tensor, Tensor]:
     """The loss and its derivative along the tangents, by forward mode."""
-    found: tuple[Tensor, Tensor] = torch.func.jvp(
-        subject.function(problem), inputs(problem), directions(problem)
-    )
-    return found
+    found = torch.func.jvp(subject.function(problem), inputs(problem), directions(problem))
+    return found[0], found[1]
 
 
 SMALL = {"B": 2, "C": 3, "H": 2, "W": 2, "N": 2}

@@ -22,9 +22,10 @@ test: .venv/.ok  ## run the tests
 slow: .venv/.ok  ## run the tests that take minutes each, as those that compile with inductor
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
-# Everything, which takes hours on two cores: make laws LAWS='-m "slow or not slow" --every-case'
+# Half an hour on two cores. With LAWS=--every-case, which takes hours, all cases are compiled.
 laws: .venv/.ok  ## record what the laws find, for the documentation
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(LAWS) tests/test_laws.py --laws docs/data/laws.json
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow or not slow" $(LAWS) tests/test_laws.py \
+		--laws docs/data/laws.json
 
 check: .venv/.ok  ## lint, format, types, generated modules, documentation, packages
 	$(BIN)/ruff check

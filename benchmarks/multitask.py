@@ -11,17 +11,14 @@ which others on the machine disturb least; they travel between machines better t
 import argparse
 import copy
 import json
-import os
-import platform
 import warnings
 from collections.abc import Callable
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from circumstances import circumstances
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -306,14 +303,6 @@ def whole_steps(console: Console) -> dict[str, Any]:
     return found.result(console)
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the results to this file")
@@ -337,17 +326,7 @@ def main() -> None:
     if not peer:
         console.print("Not measured, as torchjd is missing: all goals beside it")
     if options.json:
-        about = {
-            "date": date.today().isoformat(),
-            "torch": torch.__version__,
-            "torchjd": version("torchjd") if peer else None,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[1],  # above the cores, other work was in the way
-            "threads": 1,
-        }
+        about = circumstances(*["torchjd"] if peer else [])
         options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 

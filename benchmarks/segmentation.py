@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from typing import Any, Literal
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
+from circumstances import circumstances
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Measurement, TaskSpec
@@ -555,13 +555,7 @@ def main() -> None:
     met = sum(goal["reached"] <= goal["limit"] for goal in goals)
     print(f"{met} of {len(goals)} goals met")
     if options.json:
-        about = {
-            "torch": torch.__version__,
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[1],  # above the cores, other work was in the way
-            "threads": 1,
-        }
+        about = circumstances("monai", "segmentation-models-pytorch", "kornia", "torchvision")
         options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 

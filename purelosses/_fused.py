@@ -481,7 +481,7 @@ def _binary_gradient(
         torch.sub(one, target, alpha=2, out=sign)
         if _hard(sign):
             if gamma:
-                slope = _surprise_slope(gamma, sign * logits, error, *more)
+                slope = _slope(gamma, *_surprise(sign * logits, error, *more))
             else:
                 torch.mul(sign, logits, out=error)
                 if gamma is None:  # else its slope, the error itself, hides what is lost here:
@@ -502,7 +502,7 @@ def _binary_gradient(
             if gamma is not None:
                 for z, e, of in ((logits, p, of_zero), (-logits, q, of_one)):
                     if gamma:
-                        e = _surprise_slope(gamma, z.clone(), *torch.empty(3, *e.shape).to(e))
+                        e = _slope(gamma, *_surprise(z.clone(), *e.new_empty(3, *e.shape)))
                     of.addcmul_(e, g[rows, 4])
             torch.mul(of_zero, one - target, out=out).addcmul_(of_one, target, value=-1.0)
         if keep is not None:
@@ -528,9 +528,8 @@ def _binary_formula(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | N
     return torch.stack([term.sum(1) for term in terms], -1)
 
 
-def _surprise_slope(gamma: float, z: Tensor, error: Tensor, rest: Tensor, log: Tensor) -> Tensor:
-    """The derivative of e^gamma softplus(z) by z with e = sigmoid(z), which goes into `error`."""
-    _, _, surprise = _surprise(z, error, rest, log)
+def _slope(gamma: float, error: Tensor, rest: Tensor, surprise: Tensor) -> Tensor:
+    """The derivative of e^gamma softplus(z) by z, from what `_surprise` gives; overwrites that."""
     torch.addcmul(error, surprise, rest, value=gamma, out=surprise)
     return surprise.mul_(torch.pow(error, gamma, out=rest))
 
@@ -567,9 +566,7 @@ def _focal_gradient(
     for at, terms in _errors(x, y, where, shares or (1.0, 1.0)):
         slopes = []
         for error, rest, surprise, slope in terms:
-            torch.addcmul(error, surprise, rest, value=gamma, out=surprise)
-            surprise.mul_(error.pow_(gamma))
-            slopes.append(surprise.mul_(slope))
+            slopes.append(_slope(gamma, error, rest, surprise).mul_(slope))
         total = slopes[0] if len(slopes) == 1 else slopes[0].add_(slopes[1])
         torch.mul(total, g[at], out=result[at])
     return result

@@ -104,14 +104,14 @@ def _gradient(x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
 
 
 def _axes(x: Tensor, y: Tensor, new: Iterator[Tensor]) -> tuple[_Axes, _Signs]:
-    def corners(boxes: Tensor) -> list[Tensor]:
+    def separated(boxes: Tensor) -> list[Tensor]:
         corners = [next(new), next(new)]
         for corner, columns in zip(corners, boxes.mT.view(2, 2, -1), strict=True):
             corner.copy_(columns)
         return corners
 
-    low, high = corners(x)
-    target_low, target_high = corners(y)
+    low, high = separated(x)
+    target_low, target_high = separated(y)
     first = torch.sub(low, target_low, out=next(new))
     last = torch.sub(high, target_high, out=next(new))
     signs = [torch.sign(first, out=next(new)), torch.sign(last, out=next(new))]

@@ -1,17 +1,19 @@
-"""The fused path: losses over large tensors in one pass, with nothing saved but the inputs.
+"""The fused path: losses over large tensors in one pass, in the memory of the gradient.
 
 The plain formulas of the library are the specification; here the same numbers come from kernels
-that stream the data in blocks that stay in cache, and recompute in the backward pass what autograd
-would have saved. `applies` decides; whatever it refuses runs the plain formula. A kernel sees plain
-tensors only, so in-place operations and the value of a tensor on the CPU are safe inside one.
+that stream the data in blocks that stay in cache. What autograd would have saved is recomputed in
+the backward pass, or lies where the gradient will. `applies` decides; whatever it refuses runs the
+plain formula. A kernel sees plain tensors only, so in-place operations and the value of a tensor on
+the CPU are safe inside one.
 
 Everything that rests on private parts of torch is in this file, with the plain formula as fallback.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,6 +55,10 @@ THRESHOLD = 1 << 17
 SHORTEST = 1 << 10
 # Elements of a block: few enough to stay in cache, enough to amortise the calls.
 BLOCK = 1 << 19
+# Elements of a row from which on its errors are kept: the gradient takes them row by row.
+KEPT = 1 << 15
+# Numbers from 1/2 to 1 whose product is far from underflow.
+FACTORS = 64
 # Sums of exponentials below which those that the fast form of exp takes for 0 would show.
 UNDERFLOW = 1e-37
 
@@ -127,6 +133,9 @@ def overlap(
         exponent = 0.0 if "bce" in extras else float(gamma) if "focal" in extras else None
         kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, exponent)
         x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
+        long = math.prod(prediction.shape[split:]) >= KEPT
+        if exponent == 0.0 and prediction.dtype == _wide(prediction) and long:
+            kernel = replace(kernel, keeping=(_binary_and_errors, _binary_from_errors))
         sums = run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
         names = ["tp", "fp", "fn", "tn", "bce" if "bce" in extras else "focal"]
         left = [axis for axis in dim if axis < split]
@@ -203,7 +212,8 @@ def _rows(x: Tensor | None, shape: torch.Size, split: int) -> Tensor | None:
     """x, broadcast, with the axes before `split` and those after as two."""
     if x is None:
         return None
-    return x.expand(shape).reshape(math.prod(shape[:split]), math.prod(shape[split:]))
+    x = x if x.shape == shape else x.expand(shape)
+    return x.reshape(math.prod(shape[:split]), math.prod(shape[split:]))
 
 
 def _classes(logits: Tensor, split: int, class_dim: int) -> Tensor:
@@ -222,62 +232,103 @@ class Kernel:
     """A function of (x, y, where), its gradient, and the formula both of them follow.
 
     The first axis of all tensors is the one that vmap adds to; x is differentiated, and y too if it
-    is floating.
+    is floating. `keeping` are a value that comes with a tensor as large as x, or None, and a
+    gradient in the place of this tensor, or None.
     """
 
     value: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     gradient: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
     formula: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    keeping: tuple[Callable[..., tuple[Tensor, Tensor | None]], Callable[..., Any]] | None = None
+
+
+class _Kept:
+    """What a forward pass leaves for the first backward pass over the same tensors."""
+
+    def __init__(self) -> None:
+        self.tensor: Tensor | None = None
+        self.key: object = None
+
+    def put(self, tensor: Tensor | None, *inputs: Tensor | None) -> None:
+        self.tensor, self.key = tensor, self._identity(inputs)
+
+    def take(self, *inputs: Tensor | None) -> Tensor | None:
+        tensor, self.tensor = self.tensor, None
+        return tensor if self.key == self._identity(inputs) else None
+
+    @staticmethod
+    def _identity(inputs: Sequence[Tensor | None]) -> object:
+        """Equal only while memory, shape and contents are the same."""
+        return [t if t is None else (t.data_ptr(), t._version, t.shape, t.stride()) for t in inputs]
 
 
 class _Value(Function):
     @staticmethod
-    def forward(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    def forward(
+        kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None
+    ) -> Tensor:
         with _without_autocast(x):
-            return kernel.value(x, y, where)
+            if kept is None or kernel.keeping is None:
+                return kernel.value(x, y, where)
+            value, tensor = kernel.keeping[0](x, y, where)
+            kept.put(tensor, x, y, where)
+            return value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.kernel, *tensors = inputs
+        ctx.kernel, ctx.kept, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], kernel: Kernel, *tensors: Any) -> Any:
-        return _fold(_Value, info, in_dims, kernel, tensors)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _fold(_Value, info, in_dims, inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, y, where = _saved(ctx)
-        _, needs_x, needs_y, _ = ctx.needs_input_grad
-        gx = _gradient(ctx.kernel, x, y, where, g) if needs_x else None
+        *_, needs_x, needs_y, _ = ctx.needs_input_grad
+        gx = _gradient(ctx.kernel, ctx.kept, x, y, where, g) if needs_x else None
         gy = _pull(lambda y: ctx.kernel.formula(x, y, where), g, y)[0] if needs_y else None
-        return None, gx, gy, None
+        return None, None, gx, gy, None
 
 
 class _Gradient(Function):
     @staticmethod
-    def forward(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    def forward(
+        kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+    ) -> Tensor:
         with _without_autocast(x):
+            tensor = None if kept is None else kept.take(x, y, where)
+            if tensor is not None:
+                assert kernel.keeping is not None
+                result: Tensor | None = kernel.keeping[1](tensor, y, where, g)
+                if result is not None:
+                    return result
             return kernel.gradient(x, y, where, g)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.kernel, *tensors = inputs
+        ctx.kernel, _, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], kernel: Kernel, *tensors: Any) -> Any:
-        return _fold(_Gradient, info, in_dims, kernel, tensors)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _fold(_Gradient, info, in_dims, inputs)
 
     @staticmethod
     def backward(ctx: Any, gg: Tensor) -> Any:
         x, y, where, g = _saved(ctx)
         formula = ctx.kernel.formula
-        if not ctx.needs_input_grad[2]:
+        if not ctx.needs_input_grad[3]:
             gx, gg = _pull(lambda x, g: _formula_gradient(formula, x, y, where, g), gg, x, g)
-            return None, gx, None, None, gg
+            return None, None, gx, None, None, gg
         gx, gy, gg = _pull(lambda x, y, g: _formula_gradient(formula, x, y, where, g), gg, x, y, g)
-        return None, gx, gy, None, gg
+        return None, None, gx, gy, None, gg
+
+
+# torch looks these up in every call, which takes longer than the call.
+for _function in (_Value.forward, _Gradient.forward):
+    setattr(_function, "__signature__", inspect.signature(_function))  # noqa: B010
 
 
 def _kernel(
@@ -295,15 +346,20 @@ def _saved(ctx: Any) -> list[Any]:
 
 
 def run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None) -> Tensor:
-    result: Tensor = _Value.apply(kernel, x, y, where)  # type: ignore[no-untyped-call]
+    assert x is not None
+    kept = _Kept() if kernel.keeping and x.requires_grad and torch.is_grad_enabled() else None
+    result: Tensor = _Value.apply(kernel, kept, x, y, where)  # type: ignore[no-untyped-call]
     return result
 
 
-def _gradient(kernel: Kernel, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+def _gradient(
+    kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
     """By the kernel, unless forward mode, tracing or `is_grads_batched` came between."""
     if _eager() and not _is_legacy(g):
-        result: Tensor = _Gradient.apply(kernel, x, y, where, g)  # type: ignore[no-untyped-call]
-        return result
+        recorded = torch.is_grad_enabled() or _LEVELS()
+        gradient: Callable[..., Tensor] = _Gradient.apply if recorded else _Gradient.forward
+        return gradient(kernel, kept, x, y, where, g)
     return _formula_gradient(kernel.formula, x, y, where, g)
 
 
@@ -321,9 +377,10 @@ def _pull(function: Callable[..., Tensor], cotangent: Tensor, *inputs: Tensor) -
 
 
 def _fold(
-    function: type[Function], info: Any, in_dims: tuple[Any, ...], kernel: Kernel, tensors: Any
+    function: type[Function], info: Any, in_dims: tuple[Any, ...], inputs: Sequence[Any]
 ) -> tuple[Tensor, int]:
     """The mapped axis becomes part of the first one."""
+    kernel, kept, *tensors = inputs
 
     def fold(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
@@ -331,8 +388,8 @@ def _fold(
         x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
         return x.flatten(0, 1)
 
-    folded = [fold(x, dim) for x, dim in zip(tensors, in_dims[1:], strict=True)]
-    result: Tensor = function.apply(kernel, *folded)  # type: ignore[no-untyped-call]
+    folded = [fold(x, dim) for x, dim in zip(tensors, in_dims[2:], strict=True)]
+    result: Tensor = function.apply(kernel, kept, *folded)  # type: ignore[no-untyped-call]
     return result.reshape(info.batch_size, -1, *result.shape[1:]), 0
 
 
@@ -367,9 +424,10 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def _cleaned(block: Tensor, dtype: torch.dtype, keep: Tensor | None) -> Tensor:
     """A block in a floating dtype, 0 where it does not count, whatever is there."""
-    if block.dtype == torch.bool:
-        block = block.view(torch.uint8)  # converted many times faster
-    block = block.to(dtype)
+    if block.dtype != dtype:
+        if block.dtype == torch.bool:
+            block = block.view(torch.uint8)  # converted many times faster
+        block = block.to(dtype)
     if keep is None:
         return block
     # A mask of bits clears NaN too, and takes a twentieth of the time of `torch.where`.
@@ -377,27 +435,40 @@ def _cleaned(block: Tensor, dtype: torch.dtype, keep: Tensor | None) -> Tensor:
     return block.view(bits).bitwise_and(keep.view(torch.uint8).to(bits).neg_()).view(dtype)
 
 
-def _hard(sign: Tensor) -> bool:
-    """Whether all targets y of a block are 0 or 1: then the squares of 1 - 2y are all 1.
+def _hard(target: Tensor, one: Tensor, memory: Tensor) -> bool:
+    """Whether all targets of a block are 0 or 1: then all y (1 - y) are 0, and so is their sum.
 
-    `dot` is the fastest sum there is, and exact for these; of other numbers it would add too many
-    one after another. On the CPU the number is at hand, and `tolist` is no operation of its own.
+    On the CPU the number is at hand, and `tolist` is no operation of its own.
     """
-    flat = sign.flatten()
-    return bool((torch.dot(flat, flat) == flat.numel()).tolist())
+    rest = torch.sub(one, target, out=memory)
+    return not torch.dot(rest.view(-1), target.reshape(-1)).tolist()
 
 
-def _log_of_rest(share: Tensor, ones: Tensor) -> Tensor:
-    """The sum over each row of -log(1 - share), for shares up to 1/2; overwrites them.
+def _wrong(logits: Tensor, target: Tensor, out: Tensor) -> Tensor:
+    """z = x for the target 0 and -x for 1, the logit of the error; infinite if 2x is."""
+    return torch.addcmul(logits, target, logits, value=-2.0, out=out)
 
-    Two shares are merged by u + v - uv, which keeps the digits of small ones; so only a quarter of
-    the elements need a logarithm.
+
+def _log_of_rest(error: Tensor, wrong: list[float], one: Tensor, out: Tensor) -> list[float]:
+    """The sum over each row of -log(1 - share), with share the smaller of e and 1 - e.
+
+    Of many wrong pixels, product by product: then the rounding of the 1 - share that are near 1 is
+    nothing to the sum of all losses, which is at least the sum of the errors. Of few, shares are
+    merged by u + v - uv, which keeps the digits of small ones; a quarter needs a logarithm.
     """
-    for _ in range(2):
-        n = share.shape[1]
-        share[:, : n // 2].lerp_(ones[:, : n // 2], share[:, n - n // 2 :])
-        share = share[:, : n - n // 2]
-    return share.div_(1 - share).log1p_().sum(-1)
+    rest = torch.sub(one, error, out=out)
+    if error.shape[1] % FACTORS == 0 and 16 * min(wrong) >= error.shape[1]:
+        products = torch.maximum(error, rest, out=rest).view(len(rest), -1, FACTORS).prod(-1)
+        logs = products.log_()
+    else:
+        share = torch.minimum(error, rest, out=rest)
+        for _ in range(2):
+            if share.shape[1] > 1:
+                share, more = share.chunk(2, 1)
+                (share if share.shape == more.shape else share[:, :-1]).lerp_(one, more)
+        logs = share.neg_().log1p_()
+    result: list[float] = logs.sum(-1).neg_().tolist()
+    return result
 
 
 # Independent masks: TP, FP, FN, TN of every row of logits, (R, 4); with an exponent gamma its focal
@@ -407,55 +478,115 @@ def _log_of_rest(share: Tensor, ones: Tensor) -> Tensor:
 
 
 def _binary_value(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    return _binary_sums(gamma, x, y, where, None)[0]
+
+
+def _binary_and_errors(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    errors = torch.empty_like(x)
+    sums, hard = _binary_sums(0.0, x, y, where, errors)
+    return sums, errors if hard else None
+
+
+def _binary_sums(
+    gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None, errors: Tensor | None
+) -> tuple[Tensor, bool]:
+    """The sums, and whether all targets are 0 or 1: then `errors` are those of all elements."""
     wide, size = _wide(x), _size(x, 8)
-    sums = x.new_zeros(len(x), 4 if gamma is None else 5, dtype=torch.float64)
-    memory = x.new_empty(3, size, dtype=wide)
-    one = x.new_ones((), dtype=wide)
-    ones = memory.new_ones(size // 2 if gamma == 0 else 0)
+    sums = [[0.0] * (4 if gamma is None else 5) for _ in range(len(x))]
+    memory = x.new_empty((errors is None) + (2 if gamma else 1), size, dtype=wide)
+    one, all_hard = x.new_ones((), dtype=wide), True
     for rows, columns in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[rows, columns]
         counts = None if keep is None else _cleaned(keep, wide, None)
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
-        sign, error, product = memory[:, : target.numel()].view(3, *target.shape).unbind()
+        z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
+        error = more.pop() if errors is None else errors[rows, columns]
+        spare = more[0] if gamma else z
 
-        def dot(a: Tensor, b: Tensor, product: Tensor = product) -> Tensor:
-            return torch.mul(a, b, out=product).sum(-1)
-
-        torch.sub(one, target, alpha=2, out=sign)
-        if _hard(sign):
-            z = sign.mul_(logits)
-            torch.sigmoid(z, out=error)
+        if _hard(target, one, z):
+            torch.sigmoid(_wrong(logits, target, z), out=error)
             if counts is not None:
                 error.mul_(counts)
-            whole, wrong = target.sum(-1), error.sum(-1)
-            rest = (target.shape[-1] if counts is None else counts.sum(-1)) - whole
-            fn = dot(error, target)
-            fp = wrong - fn
-            tp, tn = whole - fn, rest - fp
-            parts = [tp, fp, fn, tn]
-            small = torch.stack([tp, tn, fp]) < 0.25 * torch.stack([whole, rest, wrong])
-            if small.any().tolist():  # there these differences lose digits
+            if gamma is not None:
+                positive = z.clamp_min_(0.0).sum(-1).tolist()
+                if math.inf in positive:
+                    torch.sub(one, target, alpha=2.0, out=z).mul_(logits)
+                    positive = z.clamp_min_(0.0).sum(-1).tolist()
+            whole, wrong = target.sum(-1).tolist(), error.sum(-1).tolist()
+            inside = [target.shape[-1]] * len(whole) if counts is None else counts.sum(-1).tolist()
+            fn = _dot(error, target, spare)
+            fp, tp, rest = _less(wrong, fn), _less(whole, fn), _less(inside, whole)
+            tn = _less(rest, fp)
+            few_right = _lost(tp, whole) or _lost(tn, rest)
+            if few_right or _lost(fp, wrong):
                 others = (one if counts is None else counts) - target
-                right = torch.sigmoid(z.neg())
-                parts = [dot(right, target), dot(error, others), fn, dot(right, others)]
-            if gamma is not None:
-                # softplus(z) = max(z, 0) - log(1 - share)
-                share = torch.minimum(error, torch.sub(one, error, out=product), out=product)
-                positive = z.clamp_min_(0.0)
-            if gamma == 0:
-                logs = _log_of_rest(share, ones.expand(len(share), -1))
-                parts.append(positive.sum(-1) + logs)
+                fp = _dot(error, others, spare)
+            if few_right:
+                right = torch.sigmoid(_wrong(logits, target, spare).neg_())
+                tp, tn = _dot(right, target, spare), _dot(right, others, spare)
+            parts = [tp, fp, fn, tn]
+            # softplus(z) = max(z, 0) - log(1 - share), with share the smaller of e and 1 - e
+            if gamma:
+                log = torch.minimum(error, one - error, out=spare).neg_().log1p_()
+                parts.append(_dot(z.sub_(log), error.pow_(gamma), spare))
             elif gamma is not None:
-                parts.append(dot(positive.sub_(share.neg_().log1p_()), error.pow_(gamma)))
+                logs = _log_of_rest(error, wrong, one, spare)
+                parts.append([a + b for a, b in zip(positive, logs, strict=True)])
         else:
+            all_hard = False
             others = (one if counts is None else counts) - target
-            p, q = torch.sigmoid(logits, out=error), torch.sigmoid(-logits, out=sign)
-            parts = [dot(p, target), dot(p, others), dot(q, target), dot(q, others)]
+            p, q = torch.sigmoid(logits, out=error), torch.sigmoid(-logits)
+            parts = [_dot(a, b, spare) for a in (p, q) for b in (target, others)]
             if gamma is not None:
-                of_zero = dot(others.mul_(softplus(logits)), p.pow_(gamma))
-                parts.append(of_zero + dot(target * softplus(-logits), q.pow_(gamma)))
-        sums[rows] += torch.stack(parts, -1)
-    return sums.to(wide)
+                of_zero = _dot(others.mul_(softplus(logits)), p.pow_(gamma), spare)
+                of_one = _dot(target * softplus(-logits), q.pow_(gamma), spare)
+                parts.append([a + b for a, b in zip(of_zero, of_one, strict=True)])
+        for total, *found in zip(sums[rows], *parts, strict=True):
+            total[:] = map(sum, zip(total, found, strict=True))
+    return torch.tensor(sums, dtype=wide), all_hard
+
+
+def _dot(a: Tensor, b: Tensor, out: Tensor) -> list[float]:
+    result: list[float] = torch.mul(a, b, out=out).sum(-1).tolist()
+    return result
+
+
+def _less(whole: list[float], part: list[float]) -> list[float]:
+    return [a - b for a, b in zip(whole, part, strict=True)]
+
+
+def _lost(rest: list[float], whole: list[float]) -> bool:
+    """Whether one of these differences is so small that it has lost digits."""
+    return any(4.0 * a < b for a, b in zip(rest, whole, strict=True))
+
+
+def _binary_from_errors(
+    errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor | None:
+    """The gradient with the cross-entropy, in the place of the errors.
+
+    Without it the slope p (1 - p) would need more digits of p near 1 than the error has.
+    """
+    if not g[:, 4].all().tolist():
+        return None
+    size = _size(errors, 8)
+    memory, one = errors.new_empty(size), errors.new_ones(())
+    for i, (tp, fp, fn, tn, ce) in enumerate(g.tolist()):
+        of_rest, of_target = fp - tn, tp - fn
+        for at in range(0, errors.shape[1], size):
+            block = i, slice(at, at + size)
+            keep = None if where is None else where[block]
+            error, target = errors[block], _cleaned(y[block], errors.dtype, keep)
+            slope = memory[: len(error)]
+            if abs(of_rest) <= 4 * abs(of_target):
+                torch.add(one * of_rest, target, alpha=of_target - of_rest, out=slope)
+            else:  # this would lose digits of the target's
+                torch.sub(one, target, out=slope).mul_(of_rest).add_(target, alpha=of_target)
+            torch.ops.aten.sigmoid_backward.grad_input(slope, error, grad_input=slope)
+            # The sign is 1 - 2y.
+            slope.add_(error, alpha=ce)
+            torch.addcmul(slope, target, error, value=-2.0 * ce, out=error)
+    return errors
 
 
 def _binary_gradient(
@@ -478,8 +609,9 @@ def _binary_gradient(
         sign, error, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
         into = result[rows, columns]
         out = into if into.dtype == wide else torch.empty_like(logits)
+        hard = _hard(target, one, sign)
         torch.sub(one, target, alpha=2, out=sign)
-        if _hard(sign):
+        if hard:
             if gamma:
                 slope = _slope(gamma, *_surprise(sign * logits, error, *more))
             else:
@@ -586,9 +718,9 @@ def _errors(
         keep = None if where is None else where[at]
         logits, target = (_cleaned(t[at], wide, keep) for t in (x, y))
         buffers = memory[:, : target.numel()].view(4, *target.shape)
-        sign = torch.sub(one, target, alpha=2, out=buffers[0])
-        if _hard(sign):
-            error, rest, surprise = _surprise(sign.mul_(logits), *buffers[1:])
+        if _hard(target, one, buffers[0]):
+            z = torch.sub(one, target, alpha=2, out=buffers[0]).mul_(logits)
+            error, rest, surprise = _surprise(z, *buffers[1:])
             slope = None
             if shares is not None:
                 slope = torch.sub(one, target, out=buffers[3])
@@ -645,7 +777,8 @@ def _pixels(
     memory = x.new_empty(max(_size(x, 16), classes), dtype=wide)
     numbers = torch.arange(len(memory) // classes)
     for a in range(len(x)):
-        for _, columns in _blocks(1, x.shape[2], len(numbers)):
+        for start in range(0, x.shape[2], len(numbers)):
+            columns = slice(start, start + len(numbers))
             keep = None if where is None else where[a, columns]
             logits = _cleaned(x[a, :, columns], wide, keep)
             labels = y[a, columns].long()

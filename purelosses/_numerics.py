@@ -33,8 +33,9 @@ def share(part: Tensor, rest: Tensor, empty: float = 0.0) -> Tensor:
 
     Near 1 the derivative of the plain quotient cancels, near 0 the value of 1 - rest / whole does.
     """
-    zero = part + rest == 0
-    whole = torch.where(zero, 1.0, part + rest)
+    whole = part + rest
+    zero = whole == 0
+    whole = torch.where(zero, 1.0, whole)
     return torch.where(zero, empty, torch.where(part > rest, 1 - rest / whole, part / whole))
 
 

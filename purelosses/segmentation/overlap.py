@@ -23,19 +23,21 @@ from purelosses.segmentation.statistics import Layout
 
 
 def tversky_ratio(
-    regions: Regions, alpha: float | Tensor, beta: float | Tensor, smooth: Smooth, hits: float = 1.0
+    regions: Regions, alpha: float | Tensor, beta: float | Tensor, smooth: Smooth
 ) -> Tensor:
-    """The share of weighted mistakes: of `hits` TP + alpha FP + beta FN, smoothed.
+    """The share of weighted mistakes: of TP + alpha FP + beta FN, smoothed.
 
     Mistakes are sums of positive terms and never 1 - ratio, so a loss of 1e-12 has all its digits.
     """
     top, bottom = check_smooth(regions.function, smooth)
     mistakes = alpha * regions["fp"] + beta * regions["fn"] + (bottom - top)
-    return share(mistakes, hits * regions["tp"] + top)
+    return share(mistakes, regions["tp"] + top)
 
 
 def dice_ratio(regions: Regions, smooth: Smooth) -> Tensor:
-    return tversky_ratio(regions, 1, 1, smooth, hits=2)
+    """The share of mistakes: of 2 TP + FP + FN, smoothed."""
+    top, bottom = check_smooth(regions.function, smooth)
+    return share(regions["fp"] + regions["fn"] + (bottom - top), 2 * regions["tp"] + top)
 
 
 def _dice(regions: Regions, smooth: Smooth) -> Tensor:

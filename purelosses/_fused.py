@@ -181,24 +181,41 @@ def focal(
     where: Tensor | None,
     gamma: float | Tensor,
     alpha: float | Tensor | None,
-    formula: Callable[..., Tensor],
+    formula: Callable[[Tensor, Tensor], Tensor],
+    *,
+    total: bool,
 ) -> Tensor | None:
-    """The focal loss of every element; `formula` is that of clean logits and targets."""
+    """The focal loss of every element or, with `total`, the sum over those that count.
+
+    `formula` is that of clean logits and targets.
+    """
     if isinstance(gamma, Tensor) or isinstance(alpha, Tensor):
         return None
-    if not applies(logits, target, where):
+    if not applies(logits, target, where) or (total and logits.numel() < SHORTEST):
         return None
-
-    def cleaned(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
-        x, y = promote(x), y.to(_wide(x))
-        if where is not None:
-            x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
-        return formula(x, y)
-
+    if gamma == 0 and not total:  # the formula is as fast
+        return None
     options = float(gamma), None if alpha is None else (1.0 - alpha, float(alpha))
-    kernel = Kernel(partial(_focal_value, *options), partial(_focal_gradient, *options), cleaned)
     x, y, keep = (_rows(t, logits.shape, 0) for t in (logits, target, where))
-    return run(kernel, x, y, keep).reshape(logits.shape)
+    if not total:
+        kernel = Kernel(
+            partial(_focal_value, *options),
+            partial(_focal_gradient, *options),
+            partial(_focal_formula, formula),
+        )
+        return run(kernel, x, y, keep).reshape(logits.shape)
+    kernel = Kernel(
+        partial(_focal_sum, *options, formula),
+        partial(_focal_sum_gradient, *options),
+        partial(_focal_sum_formula, formula),
+    )
+    if logits.dtype == _wide(logits):
+        keeping = (
+            partial(_focal_and_errors, *options, formula),
+            partial(_focal_from_errors, *options),
+        )
+        kernel = replace(kernel, keeping=keeping)
+    return run(kernel, x, y, keep).squeeze(0)
 
 
 def _tail(dim: tuple[int, ...], end: int) -> int:
@@ -449,6 +466,23 @@ def _wrong(logits: Tensor, target: Tensor, out: Tensor) -> Tensor:
     return torch.addcmul(logits, target, logits, value=-2.0, out=out)
 
 
+def _positive(z: Tensor, logits: Tensor, target: Tensor, one: Tensor) -> list[float]:
+    """The sum over each row of max(z, 0), which takes the place of z."""
+    sums: list[float] = z.clamp_min_(0.0).sum(-1).tolist()
+    if math.inf in sums:
+        torch.sub(one, target, alpha=2.0, out=z).mul_(logits)
+        sums = z.clamp_min_(0.0).sum(-1).tolist()
+    return sums
+
+
+def _either(of_rest: float, of_target: float, target: Tensor, one: Tensor, out: Tensor) -> Tensor:
+    """`of_rest` where the target is 0, `of_target` where it is 1."""
+    if abs(of_rest) <= 4.0 * abs(of_target):
+        return torch.add(one * of_rest, target, alpha=of_target - of_rest, out=out)
+    # That sum would lose digits of the target's.
+    return torch.sub(one, target, out=out).mul_(of_rest).add_(target, alpha=of_target)
+
+
 def _log_of_rest(error: Tensor, wrong: list[float], one: Tensor, out: Tensor) -> list[float]:
     """The sum over each row of -log(1 - share), with share the smaller of e and 1 - e.
 
@@ -508,10 +542,7 @@ def _binary_sums(
             if counts is not None:
                 error.mul_(counts)
             if gamma is not None:
-                positive = z.clamp_min_(0.0).sum(-1).tolist()
-                if math.inf in positive:
-                    torch.sub(one, target, alpha=2.0, out=z).mul_(logits)
-                    positive = z.clamp_min_(0.0).sum(-1).tolist()
+                positive = _positive(z, logits, target, one)
             whole, wrong = target.sum(-1).tolist(), error.sum(-1).tolist()
             inside = [target.shape[-1]] * len(whole) if counts is None else counts.sum(-1).tolist()
             fn = _dot(error, target, spare)
@@ -572,16 +603,11 @@ def _binary_from_errors(
     size = _size(errors, 8)
     memory, one = errors.new_empty(size), errors.new_ones(())
     for i, (tp, fp, fn, tn, ce) in enumerate(g.tolist()):
-        of_rest, of_target = fp - tn, tp - fn
         for at in range(0, errors.shape[1], size):
             block = i, slice(at, at + size)
             keep = None if where is None else where[block]
             error, target = errors[block], _cleaned(y[block], errors.dtype, keep)
-            slope = memory[: len(error)]
-            if abs(of_rest) <= 4 * abs(of_target):
-                torch.add(one * of_rest, target, alpha=of_target - of_rest, out=slope)
-            else:  # this would lose digits of the target's
-                torch.sub(one, target, out=slope).mul_(of_rest).add_(target, alpha=of_target)
+            slope = _either(fp - tn, tp - fn, target, one, out=memory[: len(error)])
             torch.ops.aten.sigmoid_backward.grad_input(slope, error, grad_input=slope)
             # The sign is 1 - 2y.
             slope.add_(error, alpha=ce)
@@ -741,6 +767,142 @@ def _surprise(z: Tensor, error: Tensor, rest: Tensor, log: Tensor) -> tuple[Tens
     torch.sub(z.new_ones(()), error, out=rest)
     torch.minimum(error, rest, out=log).neg_().log1p_()
     return error, rest, z.clamp_min_(0.0).sub_(log)
+
+
+def _focal_formula(
+    formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, where: Tensor | None
+) -> Tensor:
+    x, y = promote(x), y.to(_wide(x))
+    if where is not None:
+        x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
+    return formula(x, y)
+
+
+# Their sum over each row, (R,).
+
+
+def _focal_sum(
+    gamma: float,
+    shares: tuple[float, float] | None,
+    formula: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+) -> Tensor:
+    return _focal_sums(gamma, shares, formula, x, y, where, None)[0]
+
+
+def _focal_and_errors(
+    gamma: float,
+    shares: tuple[float, float] | None,
+    formula: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    errors = torch.empty_like(x)
+    sums, hard = _focal_sums(gamma, shares, formula, x, y, where, errors)
+    return sums, errors if hard else None
+
+
+def _focal_sums(
+    gamma: float,
+    shares: tuple[float, float] | None,
+    formula: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    errors: Tensor | None,
+) -> tuple[Tensor, bool]:
+    """The sums, and whether all targets are 0 or 1: then `errors` are those of all elements."""
+    wide, size, unweighted = _wide(x), _size(x, 8), gamma == 0 and shares is None
+    sums, one, all_hard = [0.0] * len(x), x.new_ones((), dtype=wide), True
+    memory = x.new_empty((errors is None) + (1 if unweighted else 2), size, dtype=wide)
+    for rows, columns in _blocks(x.shape[0], x.shape[1], size):
+        keep = None if where is None else where[rows, columns]
+        logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
+        z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
+        error = more.pop() if errors is None else errors[rows, columns]
+        if _hard(target, one, z):
+            torch.sigmoid(_wrong(logits, target, z), out=error)
+            if keep is not None:
+                error.mul_(_cleaned(keep, wide, None))
+            found = _positive(z, logits, target, one)
+            if unweighted:
+                logs = _log_of_rest(error, error.sum(-1).tolist(), one, z)
+                found = [a + b for a, b in zip(found, logs, strict=True)]
+            else:
+                (spare,) = more
+                rest = torch.sub(one, error, out=spare)
+                z.sub_(torch.minimum(error, rest, out=spare).neg_().log1p_())
+                z.mul_(torch.pow(error, gamma, out=spare))
+                if shares is not None:
+                    z.mul_(_either(*shares, target, one, out=spare))
+                found = z.sum(-1).tolist()
+        else:
+            all_hard = False
+            losses = formula(logits, target)
+            found = (losses if keep is None else torch.where(keep, losses, 0.0)).sum(-1).tolist()
+        sums[rows] = map(sum, zip(sums[rows], found, strict=True))
+    return torch.tensor(sums, dtype=wide), all_hard
+
+
+def _focal_sum_gradient(
+    gamma: float,
+    shares: tuple[float, float] | None,
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    g: Tensor,
+) -> Tensor:
+    g = g.unsqueeze(1)
+    if gamma > 0 or shares is not None:
+        g = g.expand(x.shape) if where is None else g * where
+        return _focal_gradient(gamma, shares, x, y, where, g)
+    # Of the cross-entropy: p (1 - y) - (1 - p) y.
+    result, wide, size = torch.empty_like(x), _wide(x), _size(x, 16)
+    one = x.new_ones((), dtype=wide)
+    for rows, columns in _blocks(x.shape[0], x.shape[1], size):
+        keep = None if where is None else where[rows, columns]
+        logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
+        slope = logits.sigmoid().mul_(one - target)
+        slope.addcmul_(torch.neg(logits).sigmoid_(), target, value=-1.0).mul_(g[rows])
+        result[rows, columns] = slope if keep is None else slope.mul_(_cleaned(keep, wide, None))
+    return result
+
+
+def _focal_from_errors(
+    gamma: float,
+    shares: tuple[float, float] | None,
+    errors: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    g: Tensor,
+) -> Tensor:
+    """e^gamma (gamma (1 - e) softplus(z) + e), times the weight, in the place of the errors."""
+    of_rest, of_target = shares or (1.0, 1.0)
+    size, one = _size(errors, 8), errors.new_ones(())
+    # The softplus of the largest error below 1: where that is too small, 1 - e is 0.
+    largest = 1.0 - torch.finfo(errors.dtype).eps / 2
+    memory = errors.new_empty(2 if gamma else 1, size)
+    for rows, columns in _blocks(errors.shape[0], errors.shape[1], size):
+        keep = None if where is None else where[rows, columns]
+        error, target = errors[rows, columns], _cleaned(y[rows, columns], errors.dtype, keep)
+        spare, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
+        if gamma:
+            (slope,) = more
+            torch.clamp_max(error, largest, out=slope).neg_().log1p_()
+            torch.addcmul(error, slope, torch.sub(one, error, out=spare), value=-gamma, out=slope)
+            torch.mul(torch.pow(error, gamma, out=spare), slope, out=error)
+        error.mul_(_either(of_rest, -of_target, target, one, out=spare)).mul_(g[rows].unsqueeze(1))
+    return errors
+
+
+def _focal_sum_formula(
+    formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, where: Tensor | None
+) -> Tensor:
+    losses = _focal_formula(formula, x, y, where)
+    return (losses if where is None else torch.where(where, losses, 0.0)).sum(1)
 
 
 # Exclusive classes: logits (A, C, P) and labels (A, P). TP, FP, FN and, if asked for, CE of every

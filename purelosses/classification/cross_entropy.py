@@ -1,5 +1,6 @@
 r"""Cross-entropy of yes-or-no labels and of one class among several."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -108,13 +109,10 @@ def binary_cross_entropy_loss(
     check_reduction(function, reduction)
     if weights is not None:
         check_weights(function, weights, logits.shape, "`logits`", logits)
-    logits = promote(logits)
-    target = target.to(logits.dtype)
     if where is not None:
         check_where(function, where, logits.shape, "`logits`", logits)
-        logits = torch.where(where, logits, 0.0)
-        target = torch.where(where, target, 0.0)
-    return reduce(binary_cross_entropy_with_logits(logits, target), reduction, where, weights)
+    formula = binary_cross_entropy_with_logits
+    return _binary(logits, target, 0.0, None, formula, where, weights, reduction)
 
 
 def cross_entropy_loss(
@@ -338,12 +336,29 @@ def sigmoid_focal_loss(
     if where is not None:
         check_where(function, where, logits.shape, "`logits`", logits)
     formula = partial(sigmoid_focal_with_logits, gamma=gamma, alpha=alpha)
-    fused = _fused.focal(logits, target, where, gamma, alpha, formula)
-    if fused is not None:
-        if reduction == "mean" and where is None and weights is None:
-            # The derivative of `.mean()` is a tensor of full size, that of a sum one number.
-            return fused.sum() / fused.numel()
+    return _binary(logits, target, gamma, alpha, formula, where, weights, reduction)
+
+
+def _binary(
+    logits: Tensor,
+    target: Tensor,
+    gamma: float | Tensor,
+    alpha: float | Tensor | None,
+    formula: Callable[[Tensor, Tensor], Tensor],
+    where: Tensor | None,
+    weights: Tensor | None,
+    reduction: Reduction,
+) -> Tensor:
+    """The loss whose elements are `formula`: the focal loss, of which gamma 0 is the plain one."""
+    total = weights is None and reduction != "none"
+    fused = _fused.focal(logits, target, where, gamma, alpha, formula, total=total)
+    if fused is not None and not total:
         return reduce(fused, reduction, where, weights)
+    if fused is not None:
+        if reduction == "sum":
+            return fused
+        count = logits.numel() if where is None else where.expand(logits.shape).sum().clamp_min(1)
+        return fused / count
     logits = promote(logits)
     target = target.to(logits.dtype)
     if where is not None:

@@ -269,9 +269,14 @@ class _Kept:
     def put(self, tensor: Tensor | None, *inputs: Tensor | None) -> None:
         self.tensor, self.key = tensor, self._identity(inputs)
 
-    def take(self, *inputs: Tensor | None) -> Tensor | None:
-        tensor, self.tensor = self.tensor, None
-        return tensor if self.key == self._identity(inputs) else None
+    def take(self, *inputs: Tensor | None) -> tuple[bool, Tensor | None]:
+        """Whether it is here, and it; a tensor is given away once."""
+        if self.key != self._identity(inputs):
+            return False, None
+        tensor = self.tensor
+        if tensor is not None:
+            self.tensor = self.key = None
+        return True, tensor
 
     @staticmethod
     def _identity(inputs: Sequence[Tensor | None]) -> object:
@@ -285,8 +290,9 @@ class _Value(Function):
         kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None
     ) -> Tensor:
         with _without_autocast(x):
-            if kept is None or kernel.keeping is None:
+            if kept is None:
                 return kernel.value(x, y, where)
+            assert kernel.keeping is not None
             value, tensor = kernel.keeping[0](x, y, where)
             kept.put(tensor, x, y, where)
             return value
@@ -315,10 +321,13 @@ class _Gradient(Function):
         kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
     ) -> Tensor:
         with _without_autocast(x):
-            tensor = None if kept is None else kept.take(x, y, where)
-            if tensor is not None:
+            if kept is not None:
                 assert kernel.keeping is not None
-                result: Tensor | None = kernel.keeping[1](tensor, y, where, g)
+                value, gradient = kernel.keeping
+                here, tensor = kept.take(x, y, where)
+                if not here:  # made again, so that a second gradient is the first to the bit
+                    tensor = value(x, y, where)[1]
+                result: Tensor | None = None if tensor is None else gradient(tensor, y, where, g)
                 if result is not None:
                     return result
             return kernel.gradient(x, y, where, g)
@@ -364,7 +373,8 @@ def _saved(ctx: Any) -> list[Any]:
 
 def run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None) -> Tensor:
     assert x is not None
-    kept = _Kept() if kernel.keeping and x.requires_grad and torch.is_grad_enabled() else None
+    recorded = torch.is_grad_enabled() and (x.requires_grad or _LEVELS())
+    kept = _Kept() if kernel.keeping and recorded else None
     result: Tensor = _Value.apply(kernel, kept, x, y, where)  # type: ignore[no-untyped-call]
     return result
 

@@ -22,6 +22,7 @@ from purelosses.registry import LOSSES
 # The losses that have a case on the fused path.
 AFFECTED = (
     "alpha_iou_loss",
+    "binary_cross_entropy_loss",
     "ciou_loss",
     "cross_entropy_loss",
     "dice_bce_loss",
@@ -58,6 +59,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     monkeypatch.setattr(_fused, "THRESHOLD", 1)
     monkeypatch.setattr(_fused, "SHORTEST", 1)
     monkeypatch.setattr(_fused, "BLOCK", 64)
+    monkeypatch.setattr(_fused, "KEPT", 1)
     counter, run = Taken(), _fused.run
 
     def counted(*arguments: Any) -> Tensor:
@@ -84,6 +86,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]
 
 # One for each kernel, and the one that asks for true negatives; the others take a minute more.
 QUICK = {
+    "binary_cross_entropy_loss",
     "cross_entropy_loss",
     "dice_bce_loss",
     "dice_ce_loss",
@@ -139,13 +142,26 @@ def focal(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.sigmoid_focal_loss(x, y, gamma=1.5, alpha=0.25, **options)
 
 
+def bernoulli(x: Tensor, y: Tensor, reduction: str = "mean", **options: Any) -> Tensor:
+    if reduction == "none":  # a kernel computes sums only
+        units = zip(x, y, strict=True)
+        return torch.stack([pl.binary_cross_entropy_loss(*u, reduction="sum") for u in units])
+    return pl.binary_cross_entropy_loss(x, y, reduction=reduction, **options)
+
+
+def weighted(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    """Of every element, where `focal` takes the sum."""
+    return focal(x, y, weights=x.new_ones([1] * x.ndim), **options)
+
+
 def mixed(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.dice_focal_loss(x, y, gamma=1.5, dim=(-2, -1), **options)
 
 
 Loss = Callable[..., Tensor]
-KERNELS = (binary, classes, entropy, focal, mixed)
-MASKS = (binary, focal, mixed)
+KERNELS = (binary, classes, entropy, focal, mixed, bernoulli, weighted)
+MASKS = (binary, focal, mixed, bernoulli, weighted)
+ELEMENTS = (focal, bernoulli, weighted)
 every_kernel = pytest.mark.parametrize("loss", KERNELS)
 
 
@@ -169,8 +185,8 @@ def close(a: Any, b: Any) -> None:
 
 @every_kernel
 def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = []
-    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
+    runs, run = [], _fused.run
+    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or run(*a))
     x, y = data(loss, size=3)
     loss(x, y)
     assert not runs
@@ -183,8 +199,8 @@ def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPat
 def test_under_vmap_the_size_is_that_of_the_whole(
     loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = []
-    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or _fused._Value.apply(*a))
+    runs, run = [], _fused.run
+    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or run(*a))
     monkeypatch.setattr(_fused, "THRESHOLD", 5000)
     monkeypatch.setattr(_fused, "SHORTEST", 1)
     x, y = data(loss, 50, size=5)
@@ -289,7 +305,7 @@ def test_vmap(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
     extra = torch.tensor(0)
 
     def with_where(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-        where = where.unsqueeze(-3) if loss is focal else where
+        where = where.unsqueeze(-3) if loss in ELEMENTS else where
         return loss(x, y, class_dim=-3) if loss in (binary, mixed) else loss(x, y, where=where)
 
     calls: dict[str, Callable[[], Any]] = {
@@ -378,6 +394,40 @@ def test_checkpoint_and_a_second_backward(loss: Loss, taken: Taken) -> None:
     assert taken.count
 
 
+@pytest.mark.parametrize("loss", [binary, focal, bernoulli])
+def test_what_a_forward_pass_keeps_is_used_once(
+    loss: Loss, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    take = _fused._Kept.take
+    monkeypatch.setattr(_fused._Kept, "take", lambda *a: kept.append(take(*a)) or kept[-1])
+    x, y = data(loss)
+    with torch.no_grad():
+        loss(x.requires_grad_(), y)
+    value, other = loss(x, y), loss(x, y)
+    (first,) = torch.autograd.grad(value, x, retain_graph=True)
+    copy = first.clone()
+    (second,) = torch.autograd.grad(value, x)
+    (third,) = torch.autograd.grad(other, x)
+    assert [here for here, _ in kept] == [True, False, True]
+    assert kept[0][1].data_ptr() == first.data_ptr()
+    for gradient in (first, second, third):
+        torch.testing.assert_close(gradient, copy, rtol=0, atol=0)
+
+
+def test_what_a_forward_pass_keeps_is_of_the_same_tensors() -> None:
+    kept, x = _fused._Kept(), torch.zeros(3)
+    for change in (lambda: x.view(3, 1), lambda: x.clone(), lambda: x.add_(1)):
+        kept.put(torch.ones(3), x, None)
+        assert kept.take(change(), None) == (False, None)
+    kept.put(torch.ones(3), x, None)
+    assert kept.take(x.detach(), None)[1] is not None
+    assert kept.take(x.detach(), None) == (False, None)
+    kept.put(None, x, None)
+    for _ in range(2):
+        assert kept.take(x, None) == (True, None)
+
+
 def _backward(value: Tensor, x: Tensor) -> Tensor:
     value.backward()
     assert x.grad is not None
@@ -457,6 +507,47 @@ def test_relative_accuracy_of_confident_predictions(
     tiny = 1e-36  # below, float32 has no digits left
     assert abs(float(value) - float(exact)) <= 2e-6 * max(float(exact), tiny)
     assert (gradient - exact_gradient).norm() <= 1e-5 * exact_gradient.norm().clamp_min(tiny)
+
+
+@pytest.mark.parametrize("loss", [bernoulli, focal, binary])
+@pytest.mark.parametrize("logit", [-16.0, -4.6, -2.7, -0.3, 0.0, 2.0, 7.0, 25.0])
+@pytest.mark.parametrize("foreground", [0.0, 0.02, 0.5])
+def test_sums_of_equal_pixels(loss: Loss, logit: float, foreground: float, plain: Any) -> None:
+    """All roundings go the same way."""
+    x = torch.full((1, 512, 512), logit)
+    y = torch.zeros(x.shape)
+    y[:, : int(512 * foreground)] = 1.0
+    both = torch.func.grad_and_value(lambda x: loss(x, y))
+    gradient, value = both(x)
+    exact_gradient, exact = plain(lambda: both(x.double()))
+    assert abs(float(value) / float(exact) - 1) < 2e-6
+    assert relative(gradient, exact_gradient) < 2e-6
+
+
+@pytest.mark.parametrize("loss", [bernoulli, focal, binary])
+def test_one_pixel_that_is_nearly_hard(loss: Loss, plain: Any) -> None:
+    """Its target and that of hard ones differ by less than a sum of them resolves."""
+    x = torch.full((1, 512, 512), -20.0)
+    y = torch.zeros(x.shape)
+    y[0, 0, 0], x[0, 0, 0] = 1e-6, -90.0
+    both = torch.func.grad_and_value(lambda x: loss(x, y))
+    gradient, value = both(x)
+    exact_gradient, exact = plain(lambda: both(x.double()))
+    assert abs(float(value) / float(exact) - 1) < 2e-6
+    assert relative(gradient, exact_gradient) < 2e-6
+
+
+@pytest.mark.parametrize("loss", [bernoulli, focal])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_largest_logits(loss: Loss, sign: float, plain: Any) -> None:
+    x = torch.full((1, 512, 512), sign * 3.0)
+    x[0, 0, 0] = sign * torch.finfo(x.dtype).max
+    for y in (torch.zeros_like(x), torch.ones_like(x)):
+        both = torch.func.grad_and_value(lambda x, y=y: loss(x, y))
+        gradient, value = both(x)
+        exact_gradient, exact = plain(lambda both=both: both(x.double()))
+        assert abs(float(value) / float(exact) - 1) < 2e-6
+        assert relative(gradient, exact_gradient) < 2e-6
 
 
 @pytest.mark.parametrize("loss", [pl.dice_loss, pl.mcc_loss])
@@ -562,7 +653,7 @@ def test_a_bad_label_is_refused(loss: Loss, bad: int, taken: Taken) -> None:
 
 @every_kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nothing_is_saved_but_the_inputs(loss: Loss, dtype: torch.dtype) -> None:
+def test_of_tensors_only_the_inputs_are_saved(loss: Loss, dtype: torch.dtype) -> None:
     x, y = data(loss, size=200)
     x = x.to(dtype).requires_grad_()
     y = y if y.dtype == torch.long else y.bool()

@@ -132,6 +132,7 @@ def binary() -> Row:
             "MONAI, compiled": compiled_step(theirs, x, y),
             "SMP": step(smps, x, y),
             "SMP, compiled": compiled_step(smps, x, y),
+            "ours, BCE alone": step(pl.binary_cross_entropy_loss, x, y),
             "torch, BCE alone": step(F.binary_cross_entropy_with_logits, x, y),
         },
         [
@@ -425,6 +426,7 @@ def sweep() -> dict[str, Any]:
         "dice_ce_loss": (pl.dice_ce_loss, classes),
         "cross_entropy_loss": (pl.cross_entropy_loss, classes),
         "sigmoid_focal_loss": (pl.sigmoid_focal_loss, mask),
+        "binary_cross_entropy_loss": (pl.binary_cross_entropy_loss, mask),
     }
     sizes = [1 << power for power in range(4, 25)]
     ratios: dict[str, list[float]] = {name: [] for name in losses}

@@ -33,7 +33,12 @@ from purelosses._numerics import (
 )
 
 try:  # the private parts
-    from torch._C import _functorch, _get_dispatch_mode, _TorchDispatchModeKey
+    from torch._C import (
+        _AutoDispatchBelowAutograd,
+        _functorch,
+        _get_dispatch_mode,
+        _TorchDispatchModeKey,
+    )
     from torch._ops import _get_dispatch_mode_pre_dispatch
 
     _MODES = _get_dispatch_mode, _get_dispatch_mode_pre_dispatch
@@ -136,7 +141,9 @@ def overlap(
         long = math.prod(prediction.shape[split:]) >= KEPT
         if exponent == 0.0 and prediction.dtype == _wide(prediction) and long:
             kernel = replace(kernel, keeping=(_binary_and_errors, _binary_from_errors))
-        sums = run(kernel, x, y, keep).reshape(*prediction.shape[:split], -1)
+        sums = run(kernel, x, y, keep)
+        if split != 1:
+            sums = sums.reshape(*prediction.shape[:split], -1)
         names = ["tp", "fp", "fn", "tn", "bce" if "bce" in extras else "focal"]
         left = [axis for axis in dim if axis < split]
     elif activation == "softmax" and labels and set(extras) <= {"ce"}:
@@ -289,7 +296,7 @@ class _Value(Function):
     def forward(
         kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None
     ) -> Tensor:
-        with _without_autocast(x):
+        with _AutoDispatchBelowAutograd(), _without_autocast(x):
             if kept is None:
                 return kernel.value(x, y, where)
             assert kernel.keeping is not None
@@ -320,7 +327,7 @@ class _Gradient(Function):
     def forward(
         kernel: Kernel, kept: _Kept | None, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
     ) -> Tensor:
-        with _without_autocast(x):
+        with _AutoDispatchBelowAutograd(), _without_autocast(x):
             if kept is not None:
                 assert kernel.keeping is not None
                 value, gradient = kernel.keeping
@@ -547,15 +554,15 @@ def _binary_sums(
         error = more.pop() if errors is None else errors[rows, columns]
         spare = more[0] if gamma else z
 
-        if _hard(target, one, z):
+        if y.dtype == torch.bool or _hard(target, one, z):
+            whole = target.sum(-1).tolist()
+            inside = [target.shape[-1]] * len(whole) if counts is None else counts.sum(-1).tolist()
             torch.sigmoid(_wrong(logits, target, z), out=error)
             if counts is not None:
                 error.mul_(counts)
             if gamma is not None:
                 positive = _positive(z, logits, target, one)
-            whole, wrong = target.sum(-1).tolist(), error.sum(-1).tolist()
-            inside = [target.shape[-1]] * len(whole) if counts is None else counts.sum(-1).tolist()
-            fn = _dot(error, target, spare)
+            fn, wrong = _dot(error, target, spare), error.sum(-1).tolist()
             fp, tp, rest = _less(wrong, fn), _less(whole, fn), _less(inside, whole)
             tn = _less(rest, fp)
             few_right = _lost(tp, whole) or _lost(tn, rest)
@@ -833,7 +840,7 @@ def _focal_sums(
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
         z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
         error = more.pop() if errors is None else errors[rows, columns]
-        if _hard(target, one, z):
+        if y.dtype == torch.bool or _hard(target, one, z):
             torch.sigmoid(_wrong(logits, target, z), out=error)
             if keep is not None:
                 error.mul_(_cleaned(keep, wide, None))

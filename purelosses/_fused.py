@@ -139,8 +139,9 @@ def overlap(
         kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, exponent)
         x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
         long = math.prod(prediction.shape[split:]) >= KEPT
-        if exponent == 0.0 and prediction.dtype == _wide(prediction) and long:
-            kernel = replace(kernel, keeping=(_binary_and_errors, _binary_from_errors))
+        if not exponent and prediction.dtype == _wide(prediction) and long:
+            keeping = partial(_binary_and_errors, exponent), _binary_from_errors
+            kernel = replace(kernel, keeping=keeping)
         sums = run(kernel, x, y, keep)
         if split != 1:
             sums = sums.reshape(*prediction.shape[:split], -1)
@@ -205,22 +206,25 @@ def focal(
     options = float(gamma), None if alpha is None else (1.0 - alpha, float(alpha))
     x, y, keep = (_rows(t, logits.shape, 0) for t in (logits, target, where))
     if not total:
-        kernel = Kernel(
-            partial(_focal_value, *options),
-            partial(_focal_gradient, *options),
-            partial(_focal_formula, formula),
-        )
+        plain = partial(_focal_formula, formula)
+        kernel = Kernel(partial(_focal_value, *options), partial(_focal_gradient, *options), plain)
         return run(kernel, x, y, keep).reshape(logits.shape)
-    kernel = Kernel(
-        partial(_focal_sum, *options, formula),
-        partial(_focal_sum_gradient, *options),
-        partial(_focal_sum_formula, formula),
-    )
-    if logits.dtype == _wide(logits):
+    plain = partial(_focal_sum_formula, formula)
+    keeping: Any
+    if options == (0.0, None):
+        kernel = Kernel(_entropy_sum, _entropy_gradient, plain)
+        keeping = _entropy_and_slopes, _entropy_from_slopes
+    else:
+        value, gradient = (
+            partial(_focal_sum, *options, formula),
+            partial(_focal_sum_gradient, *options),
+        )
+        kernel = Kernel(value, gradient, plain)
         keeping = (
             partial(_focal_and_errors, *options, formula),
             partial(_focal_from_errors, *options),
         )
+    if logits.dtype == _wide(logits):
         kernel = replace(kernel, keeping=keeping)
     return run(kernel, x, y, keep).squeeze(0)
 
@@ -532,16 +536,21 @@ def _binary_value(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | Non
     return _binary_sums(gamma, x, y, where, None)[0]
 
 
-def _binary_and_errors(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _binary_and_errors(
+    gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     errors = torch.empty_like(x)
-    sums, hard = _binary_sums(0.0, x, y, where, errors)
+    sums, hard = _binary_sums(gamma, x, y, where, errors)
     return sums, errors if hard else None
 
 
 def _binary_sums(
     gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None, errors: Tensor | None
 ) -> tuple[Tensor, bool]:
-    """The sums, and whether all targets are 0 or 1: then `errors` are those of all elements."""
+    """The sums, and whether all targets are 0 or 1.
+
+    Then `errors` are those of all elements or, without a gamma, the smaller one of e and 1 - e.
+    """
     wide, size = _wide(x), _size(x, 8)
     sums = [[0.0] * (4 if gamma is None else 5) for _ in range(len(x))]
     memory = x.new_empty((errors is None) + (2 if gamma else 1), size, dtype=wide)
@@ -552,7 +561,8 @@ def _binary_sums(
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
         z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
         error = more.pop() if errors is None else errors[rows, columns]
-        spare = more[0] if gamma else z
+        shared = errors is not None and gamma is None  # its place is that of the product
+        spare = more[0] if gamma else error if shared else z
 
         if y.dtype == torch.bool or _hard(target, one, z):
             whole = target.sum(-1).tolist()
@@ -562,17 +572,21 @@ def _binary_sums(
                 error.mul_(counts)
             if gamma is not None:
                 positive = _positive(z, logits, target, one)
-            fn, wrong = _dot(error, target, spare), error.sum(-1).tolist()
+            wrong, fn = error.sum(-1).tolist(), _dot(error, target, spare)
             fp, tp, rest = _less(wrong, fn), _less(whole, fn), _less(inside, whole)
             tn = _less(rest, fp)
             few_right = _lost(tp, whole) or _lost(tn, rest)
             if few_right or _lost(fp, wrong):
                 others = (one if counts is None else counts) - target
-                fp = _dot(error, others, spare)
+                fp = _dot(torch.sigmoid(z) if shared else error, others, spare)
             if few_right:
                 right = torch.sigmoid(_wrong(logits, target, spare).neg_())
                 tp, tn = _dot(right, target, spare), _dot(right, others, spare)
             parts = [tp, fp, fn, tn]
+            if shared:
+                torch.sigmoid(z.abs_().neg_(), out=spare)
+                if counts is not None:
+                    spare.mul_(counts)
             # softplus(z) = max(z, 0) - log(1 - share), with share the smaller of e and 1 - e
             if gamma:
                 log = torch.minimum(error, one - error, out=spare).neg_().log1p_()
@@ -583,7 +597,7 @@ def _binary_sums(
         else:
             all_hard = False
             others = (one if counts is None else counts) - target
-            p, q = torch.sigmoid(logits, out=error), torch.sigmoid(-logits)
+            p, q = torch.sigmoid(logits), torch.sigmoid(-logits)
             parts = [_dot(a, b, spare) for a in (p, q) for b in (target, others)]
             if gamma is not None:
                 of_zero = _dot(others.mul_(softplus(logits)), p.pow_(gamma), spare)
@@ -611,24 +625,27 @@ def _lost(rest: list[float], whole: list[float]) -> bool:
 def _binary_from_errors(
     errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor
 ) -> Tensor | None:
-    """The gradient with the cross-entropy, in the place of the errors.
+    """The gradient, in the place of what `_binary_sums` left.
 
-    Without it the slope p (1 - p) would need more digits of p near 1 than the error has.
+    The slope of the cross-entropy, e, hides that e (1 - e) would need more digits of e near 1;
+    without it they would be missed.
     """
-    if not g[:, 4].all().tolist():
+    if g.shape[1] == 5 and not g[:, 4].all().tolist():
         return None
     size = _size(errors, 8)
     memory, one = errors.new_empty(size), errors.new_ones(())
-    for i, (tp, fp, fn, tn, ce) in enumerate(g.tolist()):
+    for i, (tp, fp, fn, tn, *ce) in enumerate(g.tolist()):
         for at in range(0, errors.shape[1], size):
             block = i, slice(at, at + size)
             keep = None if where is None else where[block]
             error, target = errors[block], _cleaned(y[block], errors.dtype, keep)
+            out = memory[: len(error)] if ce else error
             slope = _either(fp - tn, tp - fn, target, one, out=memory[: len(error)])
-            torch.ops.aten.sigmoid_backward.grad_input(slope, error, grad_input=slope)
-            # The sign is 1 - 2y.
-            slope.add_(error, alpha=ce)
-            torch.addcmul(slope, target, error, value=-2.0 * ce, out=error)
+            torch.ops.aten.sigmoid_backward.grad_input(slope, error, grad_input=out)
+            if ce:
+                # The sign is 1 - 2y.
+                slope.add_(error, alpha=ce[0])
+                torch.addcmul(slope, target, error, value=-2.0 * ce[0], out=error)
     return errors
 
 
@@ -832,30 +849,25 @@ def _focal_sums(
     errors: Tensor | None,
 ) -> tuple[Tensor, bool]:
     """The sums, and whether all targets are 0 or 1: then `errors` are those of all elements."""
-    wide, size, unweighted = _wide(x), _size(x, 8), gamma == 0 and shares is None
+    wide, size = _wide(x), _size(x, 8)
     sums, one, all_hard = [0.0] * len(x), x.new_ones((), dtype=wide), True
-    memory = x.new_empty((errors is None) + (1 if unweighted else 2), size, dtype=wide)
+    memory = x.new_empty(3 if errors is None else 2, size, dtype=wide)
     for rows, columns in _blocks(x.shape[0], x.shape[1], size):
         keep = None if where is None else where[rows, columns]
         logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
-        z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
+        z, spare, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
         error = more.pop() if errors is None else errors[rows, columns]
         if y.dtype == torch.bool or _hard(target, one, z):
             torch.sigmoid(_wrong(logits, target, z), out=error)
             if keep is not None:
                 error.mul_(_cleaned(keep, wide, None))
-            found = _positive(z, logits, target, one)
-            if unweighted:
-                logs = _log_of_rest(error, error.sum(-1).tolist(), one, z)
-                found = [a + b for a, b in zip(found, logs, strict=True)]
-            else:
-                (spare,) = more
-                rest = torch.sub(one, error, out=spare)
-                z.sub_(torch.minimum(error, rest, out=spare).neg_().log1p_())
-                z.mul_(torch.pow(error, gamma, out=spare))
-                if shares is not None:
-                    z.mul_(_either(*shares, target, one, out=spare))
-                found = z.sum(-1).tolist()
+            _positive(z, logits, target, one)
+            rest = torch.sub(one, error, out=spare)
+            z.sub_(torch.minimum(error, rest, out=spare).neg_().log1p_())
+            z.mul_(torch.pow(error, gamma, out=spare))
+            if shares is not None:
+                z.mul_(_either(*shares, target, one, out=spare))
+            found = z.sum(-1).tolist()
         else:
             all_hard = False
             losses = formula(logits, target)
@@ -873,19 +885,8 @@ def _focal_sum_gradient(
     g: Tensor,
 ) -> Tensor:
     g = g.unsqueeze(1)
-    if gamma > 0 or shares is not None:
-        g = g.expand(x.shape) if where is None else g * where
-        return _focal_gradient(gamma, shares, x, y, where, g)
-    # Of the cross-entropy: p (1 - y) - (1 - p) y.
-    result, wide, size = torch.empty_like(x), _wide(x), _size(x, 16)
-    one = x.new_ones((), dtype=wide)
-    for rows, columns in _blocks(x.shape[0], x.shape[1], size):
-        keep = None if where is None else where[rows, columns]
-        logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
-        slope = logits.sigmoid().mul_(one - target)
-        slope.addcmul_(torch.neg(logits).sigmoid_(), target, value=-1.0).mul_(g[rows])
-        result[rows, columns] = slope if keep is None else slope.mul_(_cleaned(keep, wide, None))
-    return result
+    g = g.expand(x.shape) if where is None else g * where
+    return _focal_gradient(gamma, shares, x, y, where, g)
 
 
 def _focal_from_errors(
@@ -920,6 +921,64 @@ def _focal_sum_formula(
 ) -> Tensor:
     losses = _focal_formula(formula, x, y, where)
     return (losses if where is None else torch.where(where, losses, 0.0)).sum(1)
+
+
+# The sum over each row of the binary cross-entropy, (R,). The gradient is its cotangent times the
+# slopes p (1 - y) - (1 - p) y, which are known in the forward pass.
+
+
+def _entropy_sum(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    return _entropy_sums(x, y, where, None)
+
+
+def _entropy_and_slopes(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+    slopes = torch.empty_like(x)
+    return _entropy_sums(x, y, where, slopes), slopes
+
+
+def _entropy_sums(x: Tensor, y: Tensor, where: Tensor | None, slopes: Tensor | None) -> Tensor:
+    wide, size = _wide(x), _size(x, 8)
+    sums, one = [0.0] * len(x), x.new_ones((), dtype=wide)
+    memory = x.new_empty(2 if slopes is None else 1, size, dtype=wide)
+    for rows, columns in _blocks(x.shape[0], x.shape[1], size):
+        keep = None if where is None else where[rows, columns]
+        counts = None if keep is None else _cleaned(keep, wide, None)
+        logits, target = (_cleaned(t[rows, columns], wide, keep) for t in (x, y))
+        z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
+        slope = more.pop() if slopes is None else slopes[rows, columns]
+        if y.dtype == torch.bool or _hard(target, one, z):
+            error = torch.sigmoid(_wrong(logits, target, z), out=slope)
+            if counts is not None:
+                error.mul_(counts)
+            positive = _positive(z, logits, target, one)
+            logs = _log_of_rest(error, error.sum(-1).tolist(), one, z)
+            slope.addcmul_(error, target, value=-2.0)  # the sign is 1 - 2y
+        else:
+            rest, above = one - target, logits.clamp_min(0.0)
+            p, q = torch.sigmoid(logits, out=z), torch.neg(logits).sigmoid_()
+            torch.mul(p, rest, out=slope).addcmul_(q, target, value=-1.0)
+            share = torch.minimum(p, q, out=p)
+            if counts is not None:
+                slope.mul_(counts)
+                share.mul_(counts)
+            logs = _log_of_rest(share, share.sum(-1).tolist(), one, q)
+            # (1 - y) max(x, 0) + y max(-x, 0)
+            positive = rest.mul_(above).addcmul_(target, above.sub(logits)).sum(-1).tolist()
+        sums[rows] = map(sum, zip(sums[rows], positive, logs, strict=True))
+    return torch.tensor(sums, dtype=wide)
+
+
+def _entropy_from_slopes(slopes: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    return slopes.mul_(g.unsqueeze(1))
+
+
+def _entropy_gradient(x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    result = torch.empty_like(x)
+    for at in _blocks(x.shape[0], x.shape[1], _size(x, 16)):
+        slopes = x[at].to(_wide(x), copy=True)
+        _entropy_sums(x[at], y[at], None if where is None else where[at], slopes)
+        result[at] = slopes.mul_(g[at[0]].unsqueeze(1))
+    return result
 
 
 # Exclusive classes: logits (A, C, P) and labels (A, P). TP, FP, FN and, if asked for, CE of every

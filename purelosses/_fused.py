@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +79,11 @@ def applies(first: Tensor, *others: Tensor | None) -> bool:
         return False
     if not _eager():
         return False
-    inner = [_unwrapped(tensor) for tensor in (first, *others) if tensor is not None]
-    return all(map(_dense, inner)) and inner[0].numel() >= THRESHOLD
+    for tensor in others:
+        if tensor is not None and not _dense(_unwrapped(tensor)):
+            return False
+    first = _unwrapped(first)
+    return _dense(first) and first.numel() >= THRESHOLD
 
 
 def _eager() -> bool:
@@ -136,12 +139,9 @@ def overlap(
         if where is not None and class_dim is not None:
             where = where.unsqueeze(class_dim)
         exponent = 0.0 if "bce" in extras else float(gamma) if "focal" in extras else None
-        kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, exponent)
+        keeps = not exponent and prediction.dtype == _wide(prediction)
+        kernel = _mask_kernel(exponent, keeps and math.prod(prediction.shape[split:]) >= KEPT)
         x, y, keep = (_rows(t, prediction.shape, split) for t in (prediction, target, where))
-        long = math.prod(prediction.shape[split:]) >= KEPT
-        if not exponent and prediction.dtype == _wide(prediction) and long:
-            keeping = partial(_binary_and_errors, exponent), _binary_from_errors
-            kernel = replace(kernel, keeping=keeping)
         sums = run(kernel, x, y, keep)
         if split != 1:
             sums = sums.reshape(*prediction.shape[:split], -1)
@@ -375,6 +375,13 @@ def _kernel(
     *options: Any,
 ) -> Kernel:
     return Kernel(partial(value, *options), partial(gradient, *options), partial(formula, *options))
+
+
+@lru_cache(maxsize=8)
+def _mask_kernel(exponent: float | None, keeps: bool) -> Kernel:
+    kernel = _kernel(_binary_value, _binary_gradient, _binary_formula, exponent)
+    keeping = partial(_binary_and_errors, exponent), _binary_from_errors
+    return replace(kernel, keeping=keeping) if keeps else kernel
 
 
 def _saved(ctx: Any) -> list[Any]:

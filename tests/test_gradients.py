@@ -674,6 +674,26 @@ def test_layers_are_the_jacobian(case, uses):
     torch.testing.assert_close(found[2](weights), expected[2](weights))
 
 
+@pytest.mark.parametrize("uses", [2, 9])
+def test_layers_under_autocast(uses):
+    torch.manual_seed(0)
+    params = {"w": torch.randn(6, 6), "b": torch.randn(6)}
+    x = torch.randn(uses, 6)
+
+    def losses(p, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = linear(linear(x, p["w"], p["b"]).tanh(), p["w"], p["b"]).float()
+        return [y.square().mean(), y.sum(), y[0].sum()]
+
+    expected = pl.value_and_gramian(losses, params, x)
+    found = pl.value_and_gramian(losses, params, x, method="layers")
+    assert relative(torch.stack(found[1]), torch.stack(expected[1])) < 0.02
+    of_expected, of_found = (pullback(torch.ones(3)) for _, _, pullback in (expected, found))
+    for key, gradient in of_expected.items():
+        assert of_found[key].dtype == torch.float32
+        assert relative(of_found[key], gradient) < 0.02
+
+
 @pytest.mark.parametrize("head_weights", ["unit", "same"])
 def test_a_feature_gramian(head_weights):
     params, heads, x, y = network()

@@ -509,8 +509,9 @@ class _Parameter:
     def weighted(self, weights: Tensor, like: Tensor) -> Tensor:
         total = torch.zeros_like(like) if self.rest is None else _weighted_sum(weights, self.rest)
         for x, error in zip(self.inputs, self.errors, strict=True):
-            total = total + (_weighted_sum(weights, error).T @ x).reshape(like.shape)
-        return total
+            product = _weighted_sum(weights, promote(error)).T @ promote(x)
+            total = total + product.reshape(like.shape)
+        return total.to(like.dtype)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

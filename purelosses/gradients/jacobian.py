@@ -495,14 +495,14 @@ class _Parameter:
         """Summed over this and others of the same errors: a weight for their inputs together."""
         rest = self.rest
         if self.inputs:
-            inputs = [_joined(parameter.inputs, 0) for parameter in (self, *others)]
-            x, error = promote(_joined(inputs, 1)), promote(_joined(self.errors, 1))
-            (uses, wide), (tasks, _, high) = x.shape, error.shape
+            inputs = [promote(_joined(parameter.inputs, 0)) for parameter in (self, *others)]
+            error = promote(_joined(self.errors, 1))
+            wide, (tasks, uses, high) = sum(x.shape[1] for x in inputs), error.shape
             if rest is None and uses * (wide + tasks * high) < tasks * wide * high:
                 # ⟨Σ e xᵀ, Σ e' xᵀ⟩ = Σ (e · e') (x · x), over pairs of uses.
-                mixed = (x @ x.T) @ error
+                mixed = torch.stack([x @ x.T for x in inputs]).sum(0) @ error
                 return (mixed.flatten(1) @ error.flatten(1).T).to(torch.float64)
-            products = error.mT @ x
+            products = error.mT @ _joined(inputs, 1)
             rest = products if rest is None else products.reshape(rest.shape) + rest
         return 0.0 if rest is None else _inner_products([rest], torch.float64)
 

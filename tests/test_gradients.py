@@ -10,6 +10,7 @@ from scipy.optimize import minimize, nnls
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, jacrev, vmap
+from torch.nn.functional import linear
 
 import purelosses as pl
 from purelosses import nn
@@ -616,6 +617,81 @@ def test_layers_used_twice_and_parameters_that_are_no_layer():
     torch.testing.assert_close(torch.stack(found[1]), torch.stack(expected[1]))
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     torch.testing.assert_close(found[2](weights), expected[2](weights))
+
+
+class Product(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, w):
+        return linear(x, w)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, w = ctx.saved_tensors
+        return gradient @ w, gradient.T @ x
+
+
+def without_gradient(p, x):
+    with torch.no_grad():
+        return linear(x, p["w"], p["b"])
+
+
+LAYERS = {
+    "a layer": lambda p, x: linear(x, p["w"], p["b"]),
+    "with a bias for two": lambda p, x: linear(linear(x, p["w"], p["b"]), p["v"], p["b"]),
+    "with a bias once": lambda p, x: linear(linear(x, p["w"]), p["w"], p["b"]),
+    "with a penalty on its bias": lambda p, x: linear(x, p["w"], p["b"]) * p["b"].norm(),
+    "with a bias from elsewhere": lambda p, x: linear(x, p["w"], p["b"] * p["v"][0]),
+    "with one bias": lambda p, x: linear(x, p["w"], p["one"]),
+    "of one output": lambda p, x: linear(x, p["b"]),
+    "changed in place": lambda p, x: linear(linear(x, p["w"], p["b"]).relu_(), p["v"]).relu_(),
+    "without gradient": lambda p, x: linear(without_gradient(p, x).tanh(), p["v"]),
+    "in a function": lambda p, x: Product.apply(linear(x, p["w"]), p["v"]),
+}
+
+
+@pytest.mark.parametrize("uses", [2, 9])  # by products of inputs and of errors, by gradients
+@pytest.mark.parametrize("case", LAYERS)
+def test_layers_are_the_jacobian(case, uses):
+    torch.manual_seed(0)
+    shapes = {"w": (6, 6), "v": (6, 6), "b": (6,), "one": ()}
+    params = {k: torch.randn(shape, dtype=torch.float64) for k, shape in shapes.items()}
+    x = torch.randn(uses, 6, dtype=torch.float64)
+
+    def losses(p, x):
+        y = LAYERS[case](p, x)
+        return [y.square().mean(), y.sin().sum(), y.exp().mean(), y[0].sum()]
+
+    expected = pl.value_and_gramian(losses, params, x)
+    found = pl.value_and_gramian(losses, params, x, method="layers")
+    torch.testing.assert_close(torch.stack(found[1]), torch.stack(expected[1]))
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(found[2](weights), expected[2](weights))
+
+
+@pytest.mark.parametrize("uses", [2, 9])
+def test_layers_under_autocast(uses):
+    torch.manual_seed(0)
+    params = {"w": torch.randn(6, 6), "b": torch.randn(6)}
+    x = torch.randn(uses, 6)
+
+    def losses(p, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = linear(linear(x, p["w"], p["b"]).tanh(), p["w"], p["b"]).float()
+        return [y.square().mean(), y.sum(), y[0].sum()]
+
+    expected = pl.value_and_gramian(losses, params, x)
+    found = pl.value_and_gramian(losses, params, x, method="layers")
+    assert relative(torch.stack(found[1]), torch.stack(expected[1])) < 0.02
+    of_expected, of_found = (pullback(torch.ones(3)) for _, _, pullback in (expected, found))
+    for key, gradient in of_expected.items():
+        assert of_found[key].dtype == torch.float32
+        assert relative(of_found[key], gradient) < 0.02
 
 
 @pytest.mark.parametrize("head_weights", ["unit", "same"])

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import optree
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from purelosses._checks import check_choice, complain
@@ -449,27 +450,30 @@ class _Taps(TorchFunctionMode):
     """Notes input and output of every linear layer whose weight is among the parameters.
 
     The weight is detached there: no backward pass computes its gradient, which is the product of
-    the output's gradient and the input.
+    the output's gradient and the input. The output is noted as an edge of the tape, as a later
+    operation in place makes it another tensor.
     """
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
         super().__init__()
         self.places = {id(leaf): place for place, leaf in enumerate(leaves)}
-        self.found: list[tuple[int, int | None, Tensor, Tensor]] = []  # weight, bias, input, output
+        self.found: list[tuple[int, int | None, Tensor, Any]] = []  # weight, bias, input, output
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is not torch.nn.functional.linear:
+        if func is not torch.nn.functional.linear or not torch.is_grad_enabled():
             return func(*args, **(kwargs or {}))
         x, weight, bias = _arguments_of_linear(*args, **(kwargs or {}))
-        place, place_of_bias = self.places.get(id(weight)), self.places.get(id(bias))
-        if place is None:
+        place, place_of_bias = self.places.get(id(weight)), None
+        if place is None or weight.ndim != 2:
             return func(x, weight, bias)
-        y = func(x, weight.detach(), bias if bias is None else bias.detach())
-        if not y.requires_grad:
-            y.requires_grad_()
-        self.found.append((place, place_of_bias, x.detach(), y))
+        if bias is not None and bias.shape == weight.shape[:1]:
+            place_of_bias = self.places.get(id(bias))
+            bias = bias if place_of_bias is None else bias.detach()
+        source = x if x.requires_grad else x.detach().requires_grad_()
+        y = func(source, weight.detach(), bias)
+        self.found.append((place, place_of_bias, x.detach(), get_gradient_edge(y)))
         return y
 
 
@@ -483,30 +487,31 @@ def _arguments_of_linear(
 class _Parameter:
     """A parameter's gradients by each task; those from linear layers stay products."""
 
-    inputs: list[Tensor] = field(default_factory=list)  # (uses of the weight, inputs)
-    errors: list[Tensor] = field(default_factory=list)  # (tasks, uses of the weight, outputs)
+    inputs: list[Tensor] = field(default_factory=list)  # (uses, inputs); ones for a bias
+    errors: list[Tensor] = field(default_factory=list)  # (tasks, uses, outputs)
     rest: Tensor | None = None  # (tasks, *shape)
 
-    def add(self, gradient: Tensor) -> None:
-        self.rest = gradient if self.rest is None else self.rest + gradient
-
-    def inner_products(self) -> Tensor | float:
+    def inner_products(self, others: "Sequence[_Parameter]") -> Tensor | float:
+        """Summed over this and others of the same errors: a weight for their inputs together."""
         rest = self.rest
         if self.inputs:
-            x, error = promote(_joined(self.inputs, 0)), promote(_joined(self.errors, 1))
-            (uses, wide), (tasks, _, high) = x.shape, error.shape
+            inputs = [promote(_joined(parameter.inputs, 0)) for parameter in (self, *others)]
+            error = promote(_joined(self.errors, 1))
+            wide, (tasks, uses, high) = sum(x.shape[1] for x in inputs), error.shape
             if rest is None and uses * (wide + tasks * high) < tasks * wide * high:
                 # ⟨Σ e xᵀ, Σ e' xᵀ⟩ = Σ (e · e') (x · x), over pairs of uses.
-                mixed = (x @ x.T) @ error
+                mixed = torch.stack([x @ x.T for x in inputs]).sum(0) @ error
                 return (mixed.flatten(1) @ error.flatten(1).T).to(torch.float64)
-            rest = error.mT @ x if rest is None else error.mT @ x + rest
+            products = error.mT @ _joined(inputs, 1)
+            rest = products if rest is None else products.reshape(rest.shape) + rest
         return 0.0 if rest is None else _inner_products([rest], torch.float64)
 
     def weighted(self, weights: Tensor, like: Tensor) -> Tensor:
         total = torch.zeros_like(like) if self.rest is None else _weighted_sum(weights, self.rest)
         for x, error in zip(self.inputs, self.errors, strict=True):
-            total = total + _weighted_sum(weights, error).T @ x
-        return total
+            product = _weighted_sum(weights, promote(error)).T @ promote(x)
+            total = total + product.reshape(like.shape)
+        return total.to(like.dtype)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
@@ -537,15 +542,21 @@ def _by_layers(
     parameters = [_Parameter() for _ in leaves]
     for place, gradient in zip(used, torch.vmap(pull)(units), strict=True):
         if place >= len(taps.found):
-            parameters[place - len(taps.found)].add(gradient)
+            parameters[place - len(taps.found)].rest = gradient
             continue
         weight, bias, x, _ = taps.found[place]
         error = gradient.reshape(tasks, -1, gradient.shape[-1])
         parameters[weight].inputs.append(x.reshape(-1, x.shape[-1]))
         parameters[weight].errors.append(error)
         if bias is not None:
-            parameters[bias].add(error.sum(1))
-    total = sum(parameter.inner_products() for parameter in parameters)
+            parameters[bias].inputs.append(error.new_ones(error.shape[1], 1))
+            parameters[bias].errors.append(error)
+    layers: dict[Any, list[_Parameter]] = {}
+    for parameter in parameters:
+        # A weight and its bias have the same errors; a gradient from elsewhere sets it apart.
+        errors = tuple(map(id, parameter.errors)) if parameter.rest is None else ()
+        layers.setdefault(errors or id(parameter), []).append(parameter)
+    total = sum(first.inner_products(others) for first, *others in layers.values())
     matrix = torch.as_tensor(total).to(values.dtype)
     both: PyTree = (losses, aux)
     losses, aux = optree.tree_map(lambda x: x.detach(), both)

@@ -9,7 +9,6 @@ the CPU are safe inside one.
 Everything that rests on private parts of torch is in this file, with the plain formula as fallback.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -363,11 +362,6 @@ class _Gradient(Function):
         return None, None, gx, gy, None, gg
 
 
-# torch looks these up in every call, which takes longer than the call.
-for _function in (_Value.forward, _Gradient.forward):
-    setattr(_function, "__signature__", inspect.signature(_function))  # noqa: B010
-
-
 def _kernel(
     value: Callable[..., Tensor],
     gradient: Callable[..., Tensor],
@@ -393,8 +387,10 @@ def run(kernel: Kernel, x: Tensor | None, y: Tensor | None, where: Tensor | None
     assert x is not None
     recorded = torch.is_grad_enabled() and (x.requires_grad or _LEVELS())
     kept = _Kept() if kernel.keeping and recorded else None
-    result: Tensor = _Value.apply(kernel, kept, x, y, where)  # type: ignore[no-untyped-call]
-    return result
+    wrapped = _LEVELS() or any(t is not None and _is_wrapped(t) for t in (x, y, where))
+    # For plain tensors past the `apply` that looks up the signature of `forward` in every call.
+    apply: Callable[..., Tensor] = _Value.apply if wrapped else super(Function, _Value).apply
+    return apply(kernel, kept, x, y, where)
 
 
 def _gradient(

@@ -422,6 +422,7 @@ def sweep() -> dict[str, Any]:
         return torch.randn(1, 8, pixels), torch.randint(8, (1, pixels))
 
     losses: dict[str, tuple[Callable[..., Tensor], Callable[[int], tuple[Tensor, Tensor]]]] = {
+        "dice_loss": (partial(pl.dice_loss, activation="sigmoid"), mask),
         "dice_bce_loss": (pl.dice_bce_loss, mask),
         "dice_ce_loss": (pl.dice_ce_loss, classes),
         "cross_entropy_loss": (pl.cross_entropy_loss, classes),

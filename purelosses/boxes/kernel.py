@@ -1,6 +1,6 @@
-"""The parts of the enclosing boxes of many boxes in a plane at once, without a graph of them all.
+"""What the losses need of many pairs of boxes in a plane, without a graph of it all.
 
-What `geometry.areas` computes, with the gradient written out; that function is the specification.
+The shares that `geometry.Areas` gives, with the gradient written out; that class specifies them.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,142 +11,166 @@ from torch import Tensor
 
 from purelosses import _fused
 
-# Boxes of a block: a coordinate of them stays in cache, and calls are few.
-BLOCK = 50_000
+# Boxes of a block: few enough to stay in cache, enough to amortise the calls.
+BLOCK = 25_000
 
 
-class _Axes(NamedTuple):
-    """Lengths along x and y, (2, n) each: of both boxes, of each alone, of the gap."""
+class Shares(NamedTuple):
+    """Of the union, what only one box covers and what both do; of the enclosing box, the rest."""
 
-    both: Tensor
-    prediction: Tensor
-    target: Tensor
-    gap: Tensor
-
-
-class _Signs(NamedTuple):
-    """What the slopes of the lengths depend on, (2, n) each."""
-
-    low: Tensor  # of the prediction's low corner less the target's
-    high: Tensor
-    overlap: Tensor
-    prediction: Tensor  # of the size less what sticks out
-    target: Tensor
-    size: Tensor
+    missed: Tensor
+    iou: Tensor
+    uncovered: Tensor
 
 
-def areas(
+def shares(
     prediction: Tensor,
     target: Tensor,
     formula: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-) -> tuple[Tensor, ...] | None:
-    """The four parts, for corners (4, ...); `formula` is that of corners (N, 4)."""
+) -> Shares | None:
+    """The shares for corners (4, ...); `formula` gives them (N, 3) for corners (N, 4)."""
     if not _fused.applies(prediction, target):
         return None
     x, y = (corners.reshape(4, -1).mT for corners in (prediction, target))
     found = _fused.run(_fused.Kernel(_value, _gradient, formula), x, y, None)
-    return found.mT.reshape(prediction.shape).unbind()
+    return Shares(*found.mT.reshape(3, *prediction.shape[1:]).unbind())
+
+
+class _Parts(NamedTuple):
+    """The enclosing boxes of a block in parts.
+
+    Along an axis a box is made of four lengths: that of both boxes, of the prediction alone, of the
+    target alone, and of the gap between them. A part of its area is a sum of products of a length
+    along x and one along y.
+    """
+
+    areas: tuple[Tensor, ...]  # (n,), of both boxes, of only one, of neither
+    across: tuple[Tensor, ...]  # (axes, n), the four lengths along the other axis
+    of_one: tuple[Tensor, ...]  # (axes, n), what p, t and b are multiplied by in the second area
+    of_neither: tuple[Tensor, ...]  # (axes, n), what p, t and g are multiplied by in the third
+    inset: Tensor  # (2, 2, n), by how much the prediction lies inside of the target, at each end
+    overlap: Tensor  # (2, n)
+    sizes: Tensor  # (2, 2, n), of the prediction and of the target
+    outside: Tensor  # (2, 2, n), how much of that lies outside of the other box, if they meet
 
 
 def _value(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
-    result = x.new_empty(4, len(x))
-    memory = _memory(x, 15)
-    for at in range(0, len(x), BLOCK):
-        block = slice(at, at + BLOCK)
-        new = _new(memory, len(x) - at)
-        (b, c), (p, q), (t, u), (g, h) = _axes(x[block], y[block], new)[0]
-        both, prediction, target, neither = result[:, block]
-        sums = next(new)[0]
-        torch.mul(b, c, out=both)
-        torch.mul(p, torch.add(c, q, out=sums), out=prediction).addcmul_(b, q)
-        torch.mul(t, torch.add(c, u, out=sums), out=target).addcmul_(b, u)
-        torch.mul(g, sums.add_(q).add_(h), out=neither).addcmul_(b, h)
-        neither.addcmul_(p, torch.add(u, h, out=sums)).addcmul_(t, torch.add(q, h, out=sums))
+    result = x.new_empty(3, len(x))
+    unit = x.new_ones(())
+    for block, parts in _parts(x, y, axes=1):
+        missed, iou, uncovered = result[:, block]
+        both, one, neither = parts.areas
+        union = both + one
+        whole = union + neither
+        whole += unit - whole.sign()
+        empty = unit - union.sign()
+        union += empty
+        one += empty
+        torch.div(one, union, out=missed)
+        torch.div(both, union, out=iou)
+        torch.div(neither, whole, out=uncovered)
     return result.mT
 
 
 def _gradient(x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
-    result = x.new_empty(4, len(x))
-    memory = _memory(x, 19)
-    for at in range(0, len(x), BLOCK):
-        block = slice(at, at + BLOCK)
-        new = _new(memory, len(x) - at)
-        lengths, sign = _axes(x[block], y[block], new)
-        # The parts are products of one length along x and one along y.
-        both, prediction, target, gap = (length.flip(0) for length in lengths)
-        of_both, of_prediction, of_target, of_neither = g[block].mT
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    unit, zero, half = x.new_ones(()), x.new_zeros(()), x.new_full((), 0.5)
+    for block, parts in _parts(x, y, axes=2):
+        # Half of the slopes by the areas; where a divisor is 0 there are none.
+        by_missed, by_iou, by_uncovered = half * g[block].mT
+        both, one, neither = parts.areas
+        union = both + one
+        whole = union + neither
+        whole += unit - whole.sign()
+        by_uncovered /= whole
+        by_neither = (union / whole).mul_(by_uncovered)
+        by_whole = neither.div_(whole).mul_(by_uncovered)
+        union += unit - union.sign()
+        by_union = by_iou.sub_(by_missed).div_(union)
+        by_both = one.div_(union).mul_(by_union).sub_(by_whole)
+        by_one = by_whole.addcmul_(both.div_(union), by_union).neg_()
 
-        by_both = torch.mul(both, of_both, out=next(new)).addcmul_(prediction, of_prediction)
-        by_both.addcmul_(target, of_target).addcmul_(gap, of_neither)
-        by_prediction = torch.add(both, prediction, out=next(new)).mul_(of_prediction)
-        sums = torch.add(target, gap, out=next(new))
-        by_prediction.addcmul_(sums, of_neither)
-        by_gap = sums.add_(both).add_(prediction).mul_(of_neither)
-        by_target = both.add_(target).mul_(of_target)
-        by_target.addcmul_(prediction.add_(gap), of_neither)
+        # By the lengths, all of them in the place of a factor.
+        b, _, _, g_ = parts.across
+        p, t, by_b = (factor.mul_(by_one) for factor in parts.of_one)
+        by_p = p.addcmul_(parts.of_neither[0], by_neither)
+        by_t = t.addcmul_(parts.of_neither[1], by_neither)
+        by_b.addcmul_(b, by_both).addcmul_(g_, by_neither)
+        by_gap = parts.of_neither[2].mul_(by_neither.neg_())
+        by_overlap = torch.lerp(by_gap, by_b, torch.ge(parts.overlap, zero, out=b), out=by_b)
 
-        overlaps = sign.overlap.add_(1.0).clamp_max_(1.0)  # 1 where the boxes touch, too
-        by_overlap = by_both.add_(by_gap).mul_(overlaps).sub_(by_gap)
         # A minimum of equal numbers gives half of its slope to each.
-        sticks = sign.prediction.mul_(0.5).add_(0.5).mul_(by_prediction)
-        by_size = by_prediction.sub_(sticks).mul_(sign.size.add_(1.0).clamp_max_(1.0))
-        by_target.mul_(sign.target.mul_(0.5).add_(0.5))
+        valid = torch.ge(parts.sizes[0], zero, out=g_)
+        sign, target_sign = parts.sizes.sub_(parts.outside).sign_()
+        by_size = torch.addcmul(by_p, by_p, sign, value=-1.0, out=by_gap).mul_(valid)
+        by_p.addcmul_(by_p, sign)
+        by_t.addcmul_(by_t, target_sign)
 
-        low, high = result[:, block].view(2, 2, -1)
-        half = next(new)
-        torch.mul(by_overlap, torch.mul(sign.low, -0.5, out=half).sub_(0.5), out=low)
-        low.sub_(by_size).addcmul_(by_target, torch.clamp_min(sign.low, 0.0, out=half))
-        low.addcmul_(sticks, sign.low.clamp_max_(0.0))
-        torch.mul(by_overlap, torch.mul(sign.high, -0.5, out=half).add_(0.5), out=high)
-        high.add_(by_size).addcmul_(by_target, torch.clamp_max(sign.high, 0.0, out=half))
-        high.addcmul_(sticks, sign.high.clamp_min_(0.0))
-    return result.mT
-
-
-def _axes(x: Tensor, y: Tensor, new: Iterator[Tensor]) -> tuple[_Axes, _Signs]:
-    def separated(boxes: Tensor) -> list[Tensor]:
-        corners = [next(new), next(new)]
-        for corner, columns in zip(corners, boxes.mT.view(2, 2, -1), strict=True):
-            corner.copy_(columns)
-        return corners
-
-    low, high = separated(x)
-    target_low, target_high = separated(y)
-    first = torch.sub(low, target_low, out=next(new))
-    last = torch.sub(high, target_high, out=next(new))
-    signs = [torch.sign(first, out=next(new)), torch.sign(last, out=next(new))]
-    size = torch.sub(high, low, out=next(new))
-    overlap = torch.minimum(high, target_high, out=high)
-    target_size = torch.sub(target_high, target_low, out=target_high).clamp_min_(0.0)
-    overlap.sub_(torch.maximum(low, target_low, out=low))
-    signs += [torch.sign(overlap, out=next(new))]
-    of_size = torch.sign(size, out=next(new))
-    size.clamp_min_(0.0)
-    prediction = torch.clamp_min(last, 0.0, out=low)
-    prediction.sub_(torch.clamp_max(first, 0.0, out=target_low))
-    target = first.clamp_min_(0.0).sub_(last.clamp_max_(0.0))
-    signs += [
-        torch.sub(size, prediction, out=last).sign_(),
-        torch.sub(target_size, target, out=next(new)).sign_(),
-        of_size,
-    ]
-    lengths = _Axes(
-        torch.clamp_min(overlap, 0.0, out=target_low),
-        torch.minimum(prediction, size, out=prediction),
-        torch.minimum(target, target_size, out=target),
-        overlap.clamp_max_(0.0).neg_(),
-    )
-    return lengths, _Signs(*signs)
+        sign, positive, slope = parts.inset.sign_(), parts.outside, torch.empty_like(parts.inset)
+        torch.addcmul(by_overlap, by_overlap, sign, out=slope).add_(by_size)
+        slope.addcmul_(by_t, torch.clamp_min(sign, 0.0, out=positive), value=-1.0)
+        slope.addcmul_(by_p, positive.sub_(sign))
+        slope[0].neg_()
+        result[block] = _transposed(slope.view(4, -1))
+    return result
 
 
-# Memory that is used again for every block: fresh memory costs more than what is done with it.
+def _parts(x: Tensor, y: Tensor, axes: int) -> Iterator[tuple[slice, _Parts]]:
+    """All blocks, in memory that is used again: fresh memory costs more than what is done there.
+
+    All have the same size; the last one begins earlier instead.
+    """
+    n = -(-len(x) // -(-len(x) // BLOCK))
+
+    def new(*shape: int) -> Tensor:
+        return x.new_empty(*shape, n)
+
+    inset, sizes, outside = new(3, 2, 2)
+    (inset_low, inset_high), (size, target_size) = inset, sizes
+    outside_prediction, outside_target = outside
+    # Along x, y and, for the slopes of both, x again; the other axis is always the next one.
+    lengths = new(4, 1 + axes)
+    both, gap, alone = lengths[0, :2], lengths[3, :2], lengths[1:3, :2]
+    again, first = lengths[:, -1], lengths[:, 0]
+    along, across = first.unbind(), lengths[:, 1:].unbind()
+    factors = new(6, axes).unbind()
+    areas = new(3).unbind()
+    for at in range(0, len(x), n):
+        block = slice(min(at, len(x) - n), min(at, len(x) - n) + n)
+        (low, high), (target_low, target_high) = both_corners = [
+            _transposed(corners[block]).view(2, 2, n) for corners in (x, y)
+        ]
+        torch.sub(low, target_low, out=inset_low)
+        torch.sub(target_high, high, out=inset_high)
+        torch.sub(high, low, out=size)
+        torch.sub(target_high, target_low, out=target_size)
+        overlap = torch.minimum(high, target_high, out=high)
+        overlap.sub_(torch.maximum(low, target_low, out=low))
+        positive = torch.clamp_min(inset, 0.0, out=both_corners[1])
+        torch.add(*positive, out=outside_target)
+        torch.add(*positive.sub_(inset), out=outside_prediction)
+        torch.minimum(outside, sizes, out=alone).clamp_min_(0.0)
+        torch.clamp_min(overlap, 0.0, out=both)
+        torch.sub(both, overlap, out=gap)
+        if axes == 2:
+            again.copy_(first)
+        b, p, t, g = across
+        torch.add(b, p, out=factors[0])
+        torch.add(b, t, out=factors[1])
+        torch.add(p, t, out=factors[2])
+        torch.add(t, g, out=factors[3])
+        torch.add(p, g, out=factors[4])
+        torch.add(factors[0], factors[3], out=factors[5])
+        (b_, p_, t_, g_), f = along, [factor[0] for factor in factors]
+        torch.mul(b_, b[0], out=areas[0])
+        torch.mul(p_, f[0], out=areas[1]).addcmul_(t_, f[1]).addcmul_(b_, f[2])
+        torch.mul(p_, f[3], out=areas[2]).addcmul_(t_, f[4]).addcmul_(g_, f[5]).addcmul_(b_, g[0])
+        yield block, _Parts(areas, across, factors[:3], factors[3:], inset, overlap, sizes, outside)
 
 
-def _memory(x: Tensor, tensors: int) -> Tensor:
-    return x.new_empty(tensors, 2 * min(len(x), BLOCK))
-
-
-def _new(memory: Tensor, left: int) -> Iterator[Tensor]:
-    """Tensors (2, n) for a block of the boxes that are left."""
-    n = min(left, BLOCK)
-    return iter(memory[:, : 2 * n].view(-1, 2, n))
+def _transposed(rows: Tensor) -> Tensor:
+    """In memory of its own. To shuffle channels is the fastest way."""
+    if not rows.is_contiguous():
+        return rows.mT.clone(memory_format=torch.contiguous_format)
+    channels = rows.view(1, 1, 1, -1).permute(0, 3, 1, 2)
+    return torch.channel_shuffle(channels, len(rows)).view(-1, len(rows))

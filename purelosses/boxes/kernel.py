@@ -3,6 +3,7 @@
 The shares that `geometry.Areas` gives, with the gradient written out; that class specifies them.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -37,36 +38,31 @@ def shares(
 
 
 class _Parts(NamedTuple):
-    """The enclosing boxes of a block in parts.
+    """The enclosing boxes of a block in parts, in memory that every block uses again.
 
-    Along an axis a box is made of four lengths: that of both boxes, of the prediction alone, of the
-    target alone, and of the gap between them. A part of its area is a sum of products of a length
-    along x and one along y.
+    Along an axis a box is made of four lengths: that of both boxes b, of the prediction alone p, of
+    the target alone t, and of the gap between them g. Every area is a sum of products of a length
+    along x and one along y, both positive.
     """
 
-    areas: tuple[Tensor, ...]  # (n,), of both boxes, of only one, of neither
-    across: tuple[Tensor, ...]  # (axes, n), the four lengths along the other axis
-    of_one: tuple[Tensor, ...]  # (axes, n), what p, t and b are multiplied by in the second area
-    of_neither: tuple[Tensor, ...]  # (axes, n), what p, t and g are multiplied by in the third
-    inset: Tensor  # (2, 2, n), by how much the prediction lies inside of the target, at each end
-    overlap: Tensor  # (2, n)
-    sizes: Tensor  # (2, 2, n), of the prediction and of the target
-    outside: Tensor  # (2, 2, n), how much of that lies outside of the other box, if they meet
+    areas: Tensor  # (3, n), of both boxes, of only one of them, of neither
+    sums: Tensor  # (2, n), of the first two and of all; 1 in place of 0 for the latter
+    empty: Tensor  # (n,), 1 where the former is 0
+    across: Tensor  # (4, axes, n), the lengths b, p, t, g along the other axis
+    factors: Tensor  # (6, axes, n), of p, t, b in the area of one, of p, t, g in that of neither
+    inset: Tensor  # (2, 2, n), how far either end of the prediction is inside of the target
+    overlap: Tensor  # (2, n), negative for a gap
+    sizes: Tensor  # (2, 2, n), of prediction and target
+    outside: Tensor  # (2, 2, n), how far prediction and target extend beyond the other one
 
 
 def _value(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     result = x.new_empty(3, len(x))
-    unit = x.new_ones(())
     for block, parts in _parts(x, y, axes=1):
         missed, iou, uncovered = result[:, block]
-        both, one, neither = parts.areas
-        union = both + one
-        whole = union + neither
-        whole += unit - whole.sign()
-        empty = unit - union.sign()
-        union += empty
-        one += empty
-        torch.div(one, union, out=missed)
+        (both, one, neither), (union, whole) = parts.areas, parts.sums
+        union.add_(parts.empty)
+        torch.div(one.add_(parts.empty), union, out=missed)
         torch.div(both, union, out=iou)
         torch.div(neither, whole, out=uncovered)
     return result.mT
@@ -74,98 +70,116 @@ def _value(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
 
 def _gradient(x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    unit, zero, half = x.new_ones(()), x.new_zeros(()), x.new_full((), 0.5)
+    zero, quarter, steepest = x.new_zeros(()), x.new_tensor(0.25), torch.finfo(x.dtype).max / 4
+    ends = x.new_tensor([-2.0, 2.0]).view(2, 1, 1)
+    of_union, of_whole = x.new_empty(2, _size(len(x)))
     for block, parts in _parts(x, y, axes=2):
-        # Half of the slopes by the areas; where a divisor is 0 there are none.
-        by_missed, by_iou, by_uncovered = half * g[block].mT
-        both, one, neither = parts.areas
-        union = both + one
-        whole = union + neither
-        whole += unit - whole.sign()
-        by_uncovered /= whole
-        by_neither = (union / whole).mul_(by_uncovered)
-        by_whole = neither.div_(whole).mul_(by_uncovered)
-        union += unit - union.sign()
-        by_union = by_iou.sub_(by_missed).div_(union)
-        by_both = one.div_(union).mul_(by_union).sub_(by_whole)
-        by_one = by_whole.addcmul_(both.div_(union), by_union).neg_()
+        # A quarter of the slopes by the areas, so that those that overflow can be made finite.
+        # There are none where a divisor is 0.
+        (both, one, neither), (union, whole) = parts.areas, parts.sums
+        of_missed, of_iou, of_uncovered = g[block].mT
+        torch.mul(of_uncovered, quarter, out=of_whole).div_(whole).clamp_(-steepest, steepest)
+        by_whole = neither.div_(whole).mul_(of_whole)
+        by_neither = torch.div(union, whole, out=whole).mul_(of_whole)
+        union.add_(parts.empty)
+        torch.sub(of_iou, of_missed, out=of_union).mul_(quarter)
+        of_union.div_(union).clamp_(-steepest, steepest)
+        by_both = one.div_(union).mul_(of_union).sub_(by_whole)
+        by_one = by_whole.addcmul_(both.div_(union), of_union).neg_()
 
-        # By the lengths, all of them in the place of a factor.
-        b, _, _, g_ = parts.across
-        p, t, by_b = (factor.mul_(by_one) for factor in parts.of_one)
-        by_p = p.addcmul_(parts.of_neither[0], by_neither)
-        by_t = t.addcmul_(parts.of_neither[1], by_neither)
-        by_b.addcmul_(b, by_both).addcmul_(g_, by_neither)
-        by_gap = parts.of_neither[2].mul_(by_neither.neg_())
+        # Those by the lengths take the place of the factors.
+        b, _, _, gap = parts.across
+        by_p, by_t, by_b, neither_p, neither_t, by_g = parts.factors
+        by_p.mul_(by_one).addcmul_(neither_p, by_neither)
+        by_t.mul_(by_one).addcmul_(neither_t, by_neither)
+        by_b.mul_(by_one).addcmul_(b, by_both).addcmul_(gap, by_neither)
+        by_gap = by_g.mul_(by_neither).neg_()
         by_overlap = torch.lerp(by_gap, by_b, torch.ge(parts.overlap, zero, out=b), out=by_b)
 
-        # A minimum of equal numbers gives half of its slope to each.
-        valid = torch.ge(parts.sizes[0], zero, out=g_)
+        # An edge has (1 + sign) / 2 of such a slope; where two are equal, each has half.
+        valid = torch.ge(parts.sizes[0], zero, out=gap)
         sign, target_sign = parts.sizes.sub_(parts.outside).sign_()
         by_size = torch.addcmul(by_p, by_p, sign, value=-1.0, out=by_gap).mul_(valid)
         by_p.addcmul_(by_p, sign)
         by_t.addcmul_(by_t, target_sign)
-
-        sign, positive, slope = parts.inset.sign_(), parts.outside, torch.empty_like(parts.inset)
-        torch.addcmul(by_overlap, by_overlap, sign, out=slope).add_(by_size)
-        slope.addcmul_(by_t, torch.clamp_min(sign, 0.0, out=positive), value=-1.0)
-        slope.addcmul_(by_p, positive.sub_(sign))
-        slope[0].neg_()
+        sign = parts.inset.sign_()
+        slope = torch.addcmul(by_overlap, by_overlap, sign, out=parts.sizes).add_(by_size)
+        positive = torch.clamp_min(sign, 0.0, out=parts.outside)
+        slope.addcmul_(by_t, positive, value=-1.0).addcmul_(by_p, positive.sub_(sign))
+        slope.mul_(ends)
         result[block] = _transposed(slope.view(4, -1))
     return result
 
 
-def _parts(x: Tensor, y: Tensor, axes: int) -> Iterator[tuple[slice, _Parts]]:
-    """All blocks, in memory that is used again: fresh memory costs more than what is done there.
+def _size(total: int) -> int:
+    """The boxes of a block, when all blocks have the same size."""
+    return math.ceil(total / math.ceil(total / BLOCK))
 
-    All have the same size; the last one begins earlier instead.
+
+def _parts(x: Tensor, y: Tensor, axes: int) -> Iterator[tuple[slice, _Parts]]:
+    """All blocks. The last one begins early, so that it is as long as the others.
+
+    They share memory: fresh memory costs more than what is done with it.
     """
-    n = -(-len(x) // -(-len(x) // BLOCK))
+    n = _size(len(x))
 
     def new(*shape: int) -> Tensor:
         return x.new_empty(*shape, n)
 
-    inset, sizes, outside = new(3, 2, 2)
+    inset, sizes, outside, overlap = new(2, 2), new(2, 2), new(2, 2), new(2)
     (inset_low, inset_high), (size, target_size) = inset, sizes
-    outside_prediction, outside_target = outside
-    # Along x, y and, for the slopes of both, x again; the other axis is always the next one.
-    lengths = new(4, 1 + axes)
-    both, gap, alone = lengths[0, :2], lengths[3, :2], lengths[1:3, :2]
-    again, first = lengths[:, -1], lengths[:, 0]
-    along, across = first.unbind(), lengths[:, 1:].unbind()
-    factors = new(6, axes).unbind()
-    areas = new(3).unbind()
+    # Along x, y and, for slopes along both, x again: what follows an axis is the other one.
+    lengths, factors = new(4, 1 + axes), new(6, axes)
+    first, again, across = lengths[:, 0], lengths[:, -1], lengths[:, 1:]
+    both, alone, gap = lengths[0, :2], lengths[1:3, :2], lengths[3, :2]
+    areas, sums, empty = new(3), new(2), new(2)
+    parts = _Parts(areas, sums, empty[0], across, factors, inset, overlap, sizes, outside)
+    zero, largest = x.new_zeros(()), torch.finfo(x.dtype).max
+    b, p, t, g = across
+    one_p, one_t, one_b, neither_p, neither_t, neither_g = factors
+    # Areas are products of lengths along x and what is first in the others.
+    b_x, p_x, t_x, g_x = first
+    b_y, g_y = b[0], g[0]
+    factors_y = factors[:, 0].unbind()
+    area_both, area_one, area_neither = areas
+    union, whole = sums
     for at in range(0, len(x), n):
-        block = slice(min(at, len(x) - n), min(at, len(x) - n) + n)
-        (low, high), (target_low, target_high) = both_corners = [
-            _transposed(corners[block]).view(2, 2, n) for corners in (x, y)
-        ]
+        start = min(at, len(x) - n)
+        block = slice(start, start + n)
+        low, high = _transposed(x[block]).view(2, 2, n)
+        target = _transposed(y[block]).view(2, 2, n)
+        target_low, target_high = target
         torch.sub(low, target_low, out=inset_low)
         torch.sub(target_high, high, out=inset_high)
         torch.sub(high, low, out=size)
         torch.sub(target_high, target_low, out=target_size)
-        overlap = torch.minimum(high, target_high, out=high)
-        overlap.sub_(torch.maximum(low, target_low, out=low))
-        positive = torch.clamp_min(inset, 0.0, out=both_corners[1])
-        torch.add(*positive, out=outside_target)
-        torch.add(*positive.sub_(inset), out=outside_prediction)
+        torch.minimum(high, target_high, out=overlap).sub_(torch.maximum(low, target_low, out=low))
+        positive = torch.clamp_min(inset, 0.0, out=target)
+        torch.add(*positive, out=outside[1])
+        torch.add(*positive.sub_(inset), out=outside[0])
         torch.minimum(outside, sizes, out=alone).clamp_min_(0.0)
         torch.clamp_min(overlap, 0.0, out=both)
         torch.sub(both, overlap, out=gap)
         if axes == 2:
             again.copy_(first)
-        b, p, t, g = across
-        torch.add(b, p, out=factors[0])
-        torch.add(b, t, out=factors[1])
-        torch.add(p, t, out=factors[2])
-        torch.add(t, g, out=factors[3])
-        torch.add(p, g, out=factors[4])
-        torch.add(factors[0], factors[3], out=factors[5])
-        (b_, p_, t_, g_), f = along, [factor[0] for factor in factors]
-        torch.mul(b_, b[0], out=areas[0])
-        torch.mul(p_, f[0], out=areas[1]).addcmul_(t_, f[1]).addcmul_(b_, f[2])
-        torch.mul(p_, f[3], out=areas[2]).addcmul_(t_, f[4]).addcmul_(g_, f[5]).addcmul_(b_, g[0])
-        yield block, _Parts(areas, across, factors[:3], factors[3:], inset, overlap, sizes, outside)
+        torch.add(b, p, out=one_p)
+        torch.add(b, t, out=one_t)
+        torch.add(p, t, out=one_b)
+        torch.add(t, g, out=neither_p)
+        torch.add(p, g, out=neither_t)
+        torch.add(one_p, neither_p, out=neither_g)
+        torch.mul(b_x, b_y, out=area_both)
+        torch.mul(p_x, factors_y[0], out=area_one)
+        area_one.addcmul_(t_x, factors_y[1]).addcmul_(b_x, factors_y[2])
+        torch.mul(p_x, factors_y[3], out=area_neither).addcmul_(t_x, factors_y[4])
+        area_neither.addcmul_(g_x, factors_y[5]).addcmul_(b_x, g_y)
+        areas.clamp_max_(largest)  # so that no share is infinity by infinity
+        torch.add(area_both, area_one, out=union)
+        torch.add(union, area_neither, out=whole)
+        sums.clamp_max_(largest)
+        torch.eq(sums, zero, out=empty)
+        whole.add_(empty[1])
+        yield block, parts
 
 
 def _transposed(rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import purelosses as pl
 import purelosses.nn
 from purelosses import _fused
+from purelosses.boxes import kernel
 from purelosses.laws import LAWS, Law, combine, judge, subjects
 from purelosses.registry import LOSSES
 
@@ -60,6 +61,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     monkeypatch.setattr(_fused, "SHORTEST", 1)
     monkeypatch.setattr(_fused, "BLOCK", 64)
     monkeypatch.setattr(_fused, "KEPT", 1)
+    monkeypatch.setattr(kernel, "BLOCK", 64)
     counter, run = Taken(), _fused.run
 
     def counted(*arguments: Any) -> Tensor:
@@ -665,10 +667,14 @@ def test_of_tensors_only_the_inputs_are_saved(loss: Loss, dtype: torch.dtype) ->
     assert math.isfinite(sum(t.numel() for t in saved))
 
 
-# Boxes: the parts of the enclosing box
+# Boxes: the shares of the union and of the enclosing box
 
 
-BOXES = (pl.iou_loss, pl.giou_loss, pl.ciou_loss)
+def log_iou(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return pl.iou_loss(x, y, kind="log", **options)
+
+
+BOXES = (pl.iou_loss, pl.giou_loss, pl.ciou_loss, log_iou)
 
 
 def boxes(n: int, kind: str) -> tuple[Tensor, Tensor]:
@@ -712,3 +718,26 @@ def test_accuracy_of_boxes(loss: Loss, plain: Any) -> None:
     exact_gradient, exact = plain(lambda: both(x.float().double(), y.float().double()))
     assert abs(float(value) / float(exact) - 1) < 5e-7
     assert relative(gradient, exact_gradient) < 2e-6
+
+
+@pytest.mark.parametrize("loss", BOXES)
+@pytest.mark.parametrize("kind", ["real", "whole"])
+@pytest.mark.parametrize("scale", [1e-25, 3e-20, 1e-15, 1e10, 1e17, 1e19])
+def test_boxes_of_any_size(loss: Loss, kind: str, scale: float, taken: Taken, plain: Any) -> None:
+    x, y = ((scale * corners).float() for corners in boxes(1000, kind))
+    both = torch.func.grad_and_value(loss)
+    gradient, value = both(x, y)
+    if loss is not pl.ciou_loss:  # whose distances overflow, and underflow
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+    if 1e-15 <= scale <= 1e17:
+        exact_gradient, exact = plain(lambda: both(x.double(), y.double()))
+        assert abs(float(value) / float(exact) - 1) < 5e-7
+        assert relative(gradient, exact_gradient) < 2e-6
+
+
+def test_the_gradient_of_boxes_lies_as_they_do() -> None:
+    x, y = (corners.float() for corners in boxes(40_000, "real"))
+    pl.giou_loss(x.requires_grad_(), y).backward()
+    assert x.grad is not None
+    assert x.grad.is_contiguous()

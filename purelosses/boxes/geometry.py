@@ -22,6 +22,7 @@ from purelosses._checks import (
 from purelosses._numerics import power, promote, safe_divide, share
 from purelosses._types import Reduction
 from purelosses.boxes import kernel
+from purelosses.boxes.kernel import Shares as Shares
 
 Format: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
 
@@ -79,6 +80,21 @@ class Areas(NamedTuple):
     target: Tensor
     neither: Tensor
 
+    @property
+    def missed(self) -> Tensor:
+        """1 - IoU: the share of the union that only one box covers; 1 if there is no union."""
+        return share(self.prediction + self.target, self.both, empty=1.0)
+
+    @property
+    def iou(self) -> Tensor:
+        """The share of the union that both boxes cover; 0 if there is no union."""
+        return safe_divide(self.both, self.both + self.prediction + self.target)
+
+    @property
+    def uncovered(self) -> Tensor:
+        """The share of the enclosing box that neither box covers."""
+        return safe_divide(self.neither, sum(self[1:], self.both))
+
 
 def corners(
     function: str,
@@ -126,21 +142,22 @@ def pair(boxes: Corners) -> Pair:
     return Pair(low, high)
 
 
-def areas(boxes: Corners) -> Areas:
-    """The enclosing box in four parts.
+def areas(boxes: Corners) -> Areas | Shares:
+    """`missed`, `iou` and `uncovered` of boxes, by their areas or at once.
 
-    Along each axis it is made of four lengths: that of both boxes, of each alone, and of the gap
-    between them. A part of the area is a sum of products of these, so all of its terms are
-    positive: the union less the overlap, for example, is never a difference. An inverted box has
-    no length of its own, and what it is inverted by is part of the gap.
+    Along each axis the enclosing box is made of four lengths: that of both boxes, of each alone,
+    and of the gap between them. A part of the area is a sum of products of these, so all of its
+    terms are positive: the union less the overlap, for example, is never a difference. An inverted
+    box has no length of its own, and what it is inverted by is part of the gap.
     """
-    found = kernel.areas(*boxes, _of_corners) if len(boxes.prediction) == 4 else None
-    return Areas(*(_areas(pair(boxes)) if found is None else found))
+    found = kernel.shares(*boxes, _of_corners) if len(boxes.prediction) == 4 else None
+    return _areas(pair(boxes)) if found is None else found
 
 
 def _of_corners(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
-    """The parts (N, 4) of boxes given as corners (N, 4)."""
-    return torch.stack(_areas(pair(Corners(x.mT, y.mT))), -1)
+    """The shares (N, 3) of boxes given as corners (N, 4)."""
+    area = _areas(pair(Corners(x.mT, y.mT)))
+    return torch.stack([area.missed, area.iou, area.uncovered], -1)
 
 
 def _areas(boxes: Pair) -> Areas:
@@ -166,21 +183,6 @@ def _areas(boxes: Pair) -> Areas:
     return area
 
 
-def iou(area: Areas) -> Tensor:
-    """The share of the union that both boxes cover; 0 if there is no union."""
-    return safe_divide(area.both, area.both + area.prediction + area.target)
-
-
-def missed(area: Areas) -> Tensor:
-    """1 - IoU: the share of the union that only one box covers; 1 if there is no union."""
-    return share(area.prediction + area.target, area.both, empty=1.0)
-
-
-def uncovered(area: Areas) -> Tensor:
-    """The share of the enclosing box that neither box covers."""
-    return safe_divide(area.neither, sum(area[1:], area.both))
-
-
 def distance(boxes: Pair) -> Tensor:
     """The squared distance of the centres over the squared diagonal of the enclosing box."""
     return safe_divide(boxes.offset.square().sum(0), boxes.span.square().sum(0))
@@ -197,9 +199,9 @@ def aspect(boxes: Pair, loss: Tensor) -> tuple[Tensor, Tensor]:
     return v, safe_divide(v, loss + v).detach()
 
 
-def powered(area: Areas, exponent: float | Tensor) -> Tensor:
+def powered(area: Areas | Shares, exponent: float | Tensor) -> Tensor:
     """1 - IoU^exponent."""
-    loss = missed(area)
+    loss = area.missed
     near = loss < 0.5
     small = -torch.expm1(exponent * torch.log1p(-torch.where(near, loss, 0.0)))
-    return torch.where(near, small, 1 - power(iou(area), exponent))
+    return torch.where(near, small, 1 - power(area.iou, exponent))

@@ -15,38 +15,36 @@ from purelosses.boxes.geometry import (
     Corners,
     Format,
     Pair,
+    Shares,
     areas,
     aspect,
     corners,
     distance,
-    iou,
-    missed,
     pair,
     powered,
-    uncovered,
 )
 
 IoUKind: TypeAlias = Literal["linear", "log", "square"]
 AlphaKind: TypeAlias = Literal["iou", "giou", "diou", "ciou"]
 
-_PENALTIES: dict[str, Callable[[Corners, Areas], tuple[Tensor, ...]]] = {
+_PENALTIES: dict[str, Callable[[Corners, Areas | Shares], tuple[Tensor, ...]]] = {
     "iou": lambda boxes, area: (),
-    "giou": lambda boxes, area: (uncovered(area),),
+    "giou": lambda boxes, area: (area.uncovered,),
     "diou": lambda boxes, area: (distance(pair(boxes)),),
     "ciou": lambda boxes, area: (distance(pair(boxes)), _proportion(pair(boxes), area)),
 }
 
 
-def _proportion(boxes: Pair, area: Areas, iou_threshold: float | Tensor = 0.0) -> Tensor:
+def _proportion(boxes: Pair, area: Areas | Shares, iou_threshold: float | Tensor = 0.0) -> Tensor:
     """The penalty of CIoU for different proportions."""
-    difference, weight = aspect(boxes, missed(area))
-    return torch.where(iou(area) >= iou_threshold, weight, 0.0) * difference
+    difference, weight = aspect(boxes, area.missed)
+    return torch.where(area.iou >= iou_threshold, weight, 0.0) * difference
 
 
-def _extents(boxes: Pair, area: Areas) -> Tensor:
+def _extents(boxes: Pair, area: Areas | Shares) -> Tensor:
     """The EIoU loss: besides the distance, the differences of width and height."""
     extent = safe_divide(boxes.growth, boxes.span).square().sum(0)
-    return missed(area) + distance(boxes) + extent
+    return area.missed + distance(boxes) + extent
 
 
 def iou_loss(
@@ -111,13 +109,13 @@ def iou_loss(
     """
     check_choice("iou_loss", "kind", kind, get_args(IoUKind))
     area = areas(corners("iou_loss", boxes, target, fmt, where, weights, reduction))
-    loss = missed(area)
+    loss = area.missed
     if kind == "square":
         loss = loss * (2 - loss)
     if kind == "log":
         near = loss < 0.5
         small = -torch.log1p(-torch.where(near, loss, 0.0))
-        loss = torch.where(near, small, -iou(area).clamp_min(1e-6).log())
+        loss = torch.where(near, small, -area.iou.clamp_min(1e-6).log())
     return reduce(loss, reduction, where, weights)
 
 
@@ -177,7 +175,7 @@ def giou_loss(
         Rezatofighi et al., *Generalized Intersection over Union*, arXiv:1902.09630.
     """
     area = areas(corners("giou_loss", boxes, target, fmt, where, weights, reduction))
-    return reduce(missed(area) + uncovered(area), reduction, where, weights)
+    return reduce(area.missed + area.uncovered, reduction, where, weights)
 
 
 def diou_loss(
@@ -234,7 +232,7 @@ def diou_loss(
         Zheng et al., *Distance-IoU Loss*, arXiv:1911.08287.
     """
     found = corners("diou_loss", boxes, target, fmt, where, weights, reduction)
-    return reduce(missed(areas(found)) + distance(pair(found)), reduction, where, weights)
+    return reduce(areas(found).missed + distance(pair(found)), reduction, where, weights)
 
 
 def ciou_loss(
@@ -301,7 +299,7 @@ def ciou_loss(
     iou_threshold = check_number("ciou_loss", "iou_threshold", iou_threshold, minimum=0, maximum=1)
     found = corners("ciou_loss", boxes, target, fmt, where, weights, reduction, (2,))
     both, area = pair(found), areas(found)
-    loss = missed(area) + distance(both) + _proportion(both, area, iou_threshold)
+    loss = area.missed + distance(both) + _proportion(both, area, iou_threshold)
     return reduce(loss, reduction, where, weights)
 
 
@@ -440,7 +438,7 @@ def siou_loss(
     larger = torch.maximum(*both.size.unbind(1)).clamp_min(0)
     relative = safe_divide(both.growth.abs(), larger)
     shape = power(-torch.expm1(-relative), theta).sum(0)
-    return reduce(missed(areas(found)) + (far + shape) / 2, reduction, where, weights)
+    return reduce(areas(found).missed + (far + shape) / 2, reduction, where, weights)
 
 
 def alpha_iou_loss(
@@ -572,7 +570,7 @@ def focal_eiou_loss(
     gamma = check_number("focal_eiou_loss", "gamma", gamma, minimum=0)
     found = corners("focal_eiou_loss", boxes, target, fmt, where, weights, reduction)
     area = areas(found)
-    loss = power(iou(area).detach(), gamma) * _extents(pair(found), area)
+    loss = power(area.iou.detach(), gamma) * _extents(pair(found), area)
     return reduce(loss, reduction, where, weights)
 
 
@@ -635,7 +633,7 @@ def mpdiou_loss(
     height, width = _check_image_size("mpdiou_loss", image_size)
     found = corners("mpdiou_loss", boxes, target, fmt, where, weights, reduction, (2,))
     moved = (found.prediction - found.target).square().sum(0)
-    loss = missed(areas(found)) + moved / (height * height + width * width)
+    loss = areas(found).missed + moved / (height * height + width * width)
     return reduce(loss, reduction, where, weights)
 
 

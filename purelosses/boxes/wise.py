@@ -10,7 +10,7 @@ from purelosses._checks import check_choice, check_device, check_number, complai
 from purelosses._numerics import power, promote, safe_divide
 from purelosses._reduce import reduce
 from purelosses._types import Reduction
-from purelosses.boxes.geometry import Format, areas, corners, missed, pair
+from purelosses.boxes.geometry import Format, areas, corners, pair
 
 WIoUVersion: TypeAlias = Literal["v1", "v2", "v3"]
 
@@ -111,7 +111,7 @@ def wiou_loss(
     mean = _mean(function, state)
     found = corners(function, boxes, target, fmt, where, weights, reduction)
     check_device(function, "state", mean, boxes)
-    loss = missed(areas(found))
+    loss = areas(found).missed
     degree = safe_divide(loss.detach(), mean.to(loss.dtype))
     both = pair(found)
     away = safe_divide(both.offset.square().sum(0), both.span.square().sum(0).detach())
@@ -162,7 +162,7 @@ def wiou_update(
     mean = _mean(function, state)
     found = corners(function, boxes, target, fmt, where)
     check_device(function, "state", mean, boxes)
-    losses = missed(areas(found)).detach()
+    losses = areas(found).missed.detach()
     counted = torch.ones_like(losses, dtype=torch.bool) if where is None else where
     batch = reduce(losses, "mean", where).to(mean.dtype)
     return {"mean": torch.where(counted.any(), mean + momentum * (batch - mean), mean)}

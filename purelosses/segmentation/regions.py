@@ -112,7 +112,7 @@ def measure(
             raise TypeError(complain(function, "class_dim", must, None))
         must = "leave the class axis, for it is summed apart"
         raise ValueError(complain(function, "dim", must, layout.dim))
-    return select(function, statistics, class_dim, ending, layout.extras)
+    return select(function, statistics, class_dim, ending, layout.extras, pooled=pooled)
 
 
 def select(
@@ -133,8 +133,8 @@ def select(
         must = f"be what `overlap_statistics` returns, with {sorted(needed)}"
         got = sorted(statistics) if isinstance(statistics, Mapping) else repr(statistics)
         raise ValueError(complain(function, "statistics", must, got))
-    selected = dict(statistics)
-    ndim = selected["tp"].ndim
+    statistics = {name: statistics[name] for name in needed}
+    selected, ndim = statistics, statistics["tp"].ndim
     if pooled:
         class_dim = check_axis(function, "class_dim", class_dim, ndim, "statistics")
     if classes not in ("all", "present"):
@@ -149,9 +149,11 @@ def select(
         counted = counted & (selected["tp"] + selected["fn"] != 0)  # NaN, a bad label, counts
     # In forward mode torch takes a number times or plus a tensor without axes to float64. A region
     # alone, or classes that become one, keep an axis until their loss is reduced.
-    alone = ndim <= (class_dim is not None)
+    alone = ndim <= pooled
     if alone:
-        selected, statistics = _with_axis(selected), _with_axis(statistics)
+        whole = statistics
+        statistics = _with_axis(whole)
+        selected = statistics if selected is whole else _with_axis(selected)
         counted = counted.unsqueeze(0)
         class_dim = class_dim + 1 if class_dim is not None and class_dim >= 0 else class_dim
     return Regions(function, selected, statistics, counted, class_dim, ending, alone)

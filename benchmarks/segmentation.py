@@ -4,8 +4,8 @@
 
 or, for some rows, `python benchmarks/segmentation.py --rows binary focal`; `--json FILE` keeps the
 result. Every number is of one forward and backward pass on one thread. The candidates of a row take
-turns in one process, in an order that rotates from round to round, so that a noisy moment hits all
-of them alike: ratios mean more than times, which are medians.
+turns in one process, in another order each round, so that a noisy moment, and the memory and caches
+that another one left, hit all of them alike: ratios mean more than times, which are medians.
 
 The rows run once for each way to get memory from the system. "default": glibc as it comes, which
 returns large blocks, so that every large tensor is made of fresh pages. "huge": the same with huge
@@ -18,6 +18,7 @@ import argparse
 import gc
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -319,12 +320,12 @@ ROWS: dict[str, tuple[Callable[[], Row], tuple[str, ...]]] = {
 
 
 def interleaved(candidates: dict[str, Call], rounds: int) -> dict[str, Measurement]:
-    """All candidates in turn; the first of a round is another each time."""
-    names = list(candidates)
+    """All candidates in turn, in another order each time: what one leaves, the next one finds."""
+    names, shuffle = list(candidates), random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(rounds):
-        for j in range(len(names)):
-            name = names[(i + j) % len(names)]
+    for _ in range(rounds):
+        shuffle(names)
+        for name in names:
             start = time.perf_counter()
             candidates[name]()
             times[name].append(time.perf_counter() - start)

@@ -33,10 +33,10 @@ def share(part: Tensor, rest: Tensor, empty: float = 0.0) -> Tensor:
 
     Near 1 the derivative of the plain quotient cancels, near 0 the value of 1 - rest / whole does.
     """
-    whole = part + rest
+    whole, most = part + rest, part > rest
     zero = whole == 0
-    whole = torch.where(zero, 1.0, whole)
-    return torch.where(zero, empty, torch.where(part > rest, 1 - rest / whole, part / whole))
+    smaller = torch.where(most, rest, part) / torch.where(zero, 1.0, whole)
+    return torch.where(zero, empty, torch.where(most, 1 - smaller, smaller))
 
 
 def weighted(weight: Tensor, value: Tensor) -> Tensor:

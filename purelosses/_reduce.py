@@ -37,5 +37,6 @@ def reduce(
     if reduction == "weighted_mean" and weights is not None:
         return safe_divide(losses.sum(), weights.expand(losses.shape).sum())
     if where is not None:
-        return losses.sum() / where.expand(losses.shape).sum().clamp_min(1)
+        where = where if where.shape == losses.shape else where.expand(losses.shape)
+        return losses.sum() / where.sum().clamp_min(1)
     return losses.mean() if losses.numel() else losses.sum()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +68,10 @@ def along(values: Tensor, dim: int, ndim: int) -> Tensor:
 
 def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:
     """True at the class each label names, along a new axis `dim`."""
-    classes = torch.arange(num_classes, device=labels.device)
-    return along(classes, dim, labels.ndim + 1) == labels.unsqueeze(dim)
+    # Compiled, numbers as wide as those of float32, with which they share a loop.
+    dtype = torch.int32 if torch.compiler.is_compiling() else torch.int64
+    classes = torch.arange(num_classes, device=labels.device, dtype=dtype)
+    return along(classes, dim, labels.ndim + 1) == labels.to(dtype).unsqueeze(dim)
 
 
 def picked(values: Tensor, index: Tensor, dim: int) -> Tensor:
@@ -90,7 +93,7 @@ def log_partition(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     largest, top = _largest(logits, dim)
     # A constant 0 at the top: its gradient is then the sum of the others', and nothing cancels.
-    below = _replaced(logits - largest, top, dim, 0.0)
+    below = replaced(logits - largest, top, dim, 0.0)
     return below, _others(below.exp(), top, dim).log1p()
 
 
@@ -101,10 +104,59 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     largest, top = _largest(logits, dim)
     # A constant 0 at the top, as in `log_partition`: the gradient of p near 1 does not cancel.
-    exponential = _replaced(logits - largest, top, dim, 0.0).exp()
+    exponential = replaced(logits - largest, top, dim, 0.0).exp()
     others = _others(exponential, top, dim)
     probs = exponential / (1.0 + others)
-    return probs, _replaced(1.0 - probs, top, dim, others / (1.0 + others))
+    return probs, replaced(1.0 - probs, top, dim, others / (1.0 + others))
+
+
+def computed_once(*values: Tensor) -> Sequence[Tensor]:
+    """Compiled, numbers that a later loop broadcasts, and their gradients, become memory: else
+    they would be computed again for each of its elements.
+    """
+    return torch.stack(values).unbind() if torch.compiler.is_compiling() else values
+
+
+class Label(NamedTuple):
+    """The softmax of every row, split at its label; the axis of the classes has length 1."""
+
+    others: Tensor  # exp of the other logits, 0 at the label; this one has all classes
+    scale: Tensor  # what makes them probabilities
+    prob: Tensor  # p of the label
+    miss: Tensor  # 1 - p, the sum of the others
+    surprisal: Tensor  # -log p
+
+
+def at_label(logits: Tensor, labels: Tensor, dim: int) -> Label:
+    """To full relative accuracy; a single pass over the classes that keeps one number for each.
+
+    1 - p is a sum of positive numbers. Of p and 1 - p the smaller one is computed, so that neither
+    the other's gradient nor that of -log p cancels.
+    """
+    if torch.compiler.is_compiling():
+        below = logits - logits.detach().amax(dim, keepdim=True)
+    else:
+        # A constant 0 at the top, as in `log_partition`, for the gradient of another p near 1.
+        largest, top = logits.max(dim, keepdim=True)
+        below = replaced(logits - largest, top, dim, 0.0)
+    others = replaced(below, labels.unsqueeze(dim), dim, -torch.inf).exp()
+    own = picked(below, labels.unsqueeze(dim), dim)
+    rest = others.sum(dim, keepdim=True)
+    own, rest = computed_once(own, rest)
+    label = own.exp()
+    whole = label + rest
+    scale = whole.reciprocal()
+    right = rest < label
+    small = torch.where(right, rest, label) * scale
+    large = 1 - small
+    surprisal = torch.where(right, -torch.where(right, -small, 0.0).log1p(), whole.log() - own)
+    return Label(
+        others,
+        scale,
+        torch.where(right, large, small),
+        torch.where(right, small, large),
+        surprisal,
+    )
 
 
 def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +171,7 @@ def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
     """The sum without the term at `top`."""
-    return _replaced(exponential, top, dim, 0.0).sum(dim, keepdim=True)
+    return replaced(exponential, top, dim, 0.0).sum(dim, keepdim=True)
 
 
 def _largest(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -137,7 +189,7 @@ def _largest(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return torch.where(classes == top, logits, 0.0).sum(dim, keepdim=True), top
 
 
-def _replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:
+def replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:
     """x with another value at one index of each row: a comparison, which compiles into the pass
     around it, or a scatter, which is faster where nothing is compiled.
     """

@@ -177,16 +177,13 @@ def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
 def _largest(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The largest logit of each row, and where it is: the first place if there are several.
 
-    What `max` returns; compiled, the search for an index in it would be a loop over single numbers.
+    What `max` returns; compiled, the gradient of that would be a scatter, see `picked`.
     """
     if not torch.compiler.is_compiling():
         largest, top = logits.max(dim, keepdim=True)
         return largest, top
-    values = logits.detach()
-    classes = along(torch.arange(logits.shape[dim], device=logits.device), dim, logits.ndim)
-    top = torch.where(values == values.amax(dim, keepdim=True), classes, logits.shape[dim])
-    top = top.amin(dim, keepdim=True)
-    return torch.where(classes == top, logits, 0.0).sum(dim, keepdim=True), top
+    top = logits.detach().argmax(dim, keepdim=True)
+    return picked(logits, top, dim), top
 
 
 def replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from purelosses._checks import (
 )
 from purelosses._numerics import (
     along,
+    at_label,
     log_partition,
     picked,
     power,
@@ -197,14 +198,21 @@ def cross_entropy_loss(
         if fused is not None:
             return reduce(fused, reduction, where, weights)
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
-    below, excess = log_partition(logits, class_dim)
+    # Compiled, the loss of the label alone takes fewer passes; in eager mode it is more calls.
+    alone = labels and not smoothed and torch.compiler.is_compiling()
+    if not alone:
+        below, excess = log_partition(logits, class_dim)
     even = None  # the loss of a target spread evenly
     if smoothed:
         even = excess - below if mass is None else weighted(mass, excess - below)
         even = even.mean(class_dim, keepdim=True)
     if labels:
         target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        losses = torch.where(valid, excess - picked(below, target, class_dim), torch.nan)
+        if alone:
+            losses = at_label(logits, target.squeeze(class_dim), class_dim).surprisal
+        else:
+            losses = excess - picked(below, target, class_dim)
+        losses = torch.where(valid, losses, torch.nan)
         if mass is not None:
             mass = picked(mass, target, class_dim)
             losses = weighted(mass, losses)
@@ -425,17 +433,17 @@ def softmax_focal_loss(
         function, logits, target, class_dim, class_weights, where, weights, reduction
     )
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
-    below, excess = log_partition(logits, class_dim)
-    _, complement = softmax_and_complement(logits, class_dim)
     if labels:
-        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        focus = power(picked(complement, target, class_dim), gamma)
-        losses = focus * (excess - picked(below, target, class_dim))
-        losses = torch.where(valid, losses, torch.nan)
+        target, valid = check_labels(function, target, logits.shape[class_dim])
+        split = at_label(logits, target, class_dim)
+        losses = power(split.miss, gamma) * split.surprisal
+        losses = torch.where(valid.unsqueeze(class_dim), losses, torch.nan)
         if mass is not None:
-            mass = picked(mass, target, class_dim)
+            mass = picked(mass, target.unsqueeze(class_dim), class_dim)
             losses = weighted(mass, losses)
     else:
+        below, excess = log_partition(logits, class_dim)
+        _, complement = softmax_and_complement(logits, class_dim)
         shares = target if mass is None else mass * target
         losses = weighted(shares * power(complement, gamma), excess - below)
         losses = losses.sum(class_dim, keepdim=True)

@@ -120,20 +120,23 @@ def computed_once(*values: Tensor) -> Sequence[Tensor]:
 class Label(NamedTuple):
     """The softmax of every row, split at its label; the axis of the classes has length 1."""
 
-    others: Tensor  # exp of the other logits, 0 at the label; this one has all classes
+    below: Tensor  # the logits below the largest one, of all classes
+    others: Tensor  # exp of those that are not the label's, 0 at the label, of all classes
     scale: Tensor  # what makes them probabilities
     prob: Tensor  # p of the label
     miss: Tensor  # 1 - p, the sum of the others
-    surprisal: Tensor  # -log p
+    excess: Tensor  # log sum exp of `below`
+    surprisal: Tensor  # -log p of the label
 
 
 def at_label(logits: Tensor, labels: Tensor, dim: int) -> Label:
-    """To full relative accuracy; a single pass over the classes that keeps one number for each.
+    """To full relative accuracy; of what has all classes, only `others` is kept for the gradient.
 
     1 - p is a sum of positive numbers. Of p and 1 - p the smaller one is computed, so that neither
     the other's gradient nor that of -log p cancels.
     """
-    if torch.compiler.is_compiling():
+    compiled = torch.compiler.is_compiling()
+    if compiled:
         below = logits - logits.detach().amax(dim, keepdim=True)
     else:
         # A constant 0 at the top, as in `log_partition`, for the gradient of another p near 1.
@@ -141,22 +144,21 @@ def at_label(logits: Tensor, labels: Tensor, dim: int) -> Label:
         below = replaced(logits - largest, top, dim, 0.0)
     others = replaced(below, labels.unsqueeze(dim), dim, -torch.inf).exp()
     own = picked(below, labels.unsqueeze(dim), dim)
-    rest = others.sum(dim, keepdim=True)
-    own, rest = computed_once(own, rest)
+    own, rest = computed_once(own, others.sum(dim, keepdim=True))
     label = own.exp()
     whole = label + rest
     scale = whole.reciprocal()
     right = rest < label
     small = torch.where(right, rest, label) * scale
     large = 1 - small
-    surprisal = torch.where(right, -torch.where(right, -small, 0.0).log1p(), whole.log() - own)
-    return Label(
-        others,
-        scale,
-        torch.where(right, large, small),
-        torch.where(right, small, large),
-        surprisal,
-    )
+    prob, miss = torch.where(right, large, small), torch.where(right, small, large)
+    if compiled:
+        excess = whole.log()
+        surprisal = torch.where(right, -torch.where(right, -small, 0.0).log1p(), excess - own)
+    else:  # where the label is at the top its own part is a constant 1, and nothing cancels
+        excess = (label - 1 + rest).log1p()
+        surprisal = excess - own
+    return Label(below, others, scale, prob, miss, excess, surprisal)
 
 
 def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:

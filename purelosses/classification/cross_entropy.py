@@ -198,20 +198,21 @@ def cross_entropy_loss(
         if fused is not None:
             return reduce(fused, reduction, where, weights)
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
-    # Compiled, the loss of the label alone takes fewer passes; in eager mode it is more calls.
-    alone = labels and not smoothed and torch.compiler.is_compiling()
-    if not alone:
+    if labels:
+        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
+    # Compiled, this takes fewer passes; in eager mode it is more calls.
+    apart = labels and torch.compiler.is_compiling()
+    if apart:
+        split = at_label(logits, target.squeeze(class_dim), class_dim)
+        below, excess = split.below, split.excess
+    else:
         below, excess = log_partition(logits, class_dim)
     even = None  # the loss of a target spread evenly
     if smoothed:
         even = excess - below if mass is None else weighted(mass, excess - below)
         even = even.mean(class_dim, keepdim=True)
     if labels:
-        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        if alone:
-            losses = at_label(logits, target.squeeze(class_dim), class_dim).surprisal
-        else:
-            losses = excess - picked(below, target, class_dim)
+        losses = split.surprisal if apart else excess - picked(below, target, class_dim)
         losses = torch.where(valid, losses, torch.nan)
         if mass is not None:
             mass = picked(mass, target, class_dim)

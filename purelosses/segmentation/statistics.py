@@ -251,8 +251,8 @@ def _of_labels(
     others = split.others * scale
     statistics["fp"] = _total(others.square() if squared else others, dim)
     if "surprisal" in extras:
-        below, partition = log_partition(logits, class_dim)
-        statistics["surprisal"] = _total(masked(partition + nothing - below, pixels), dim)
+        surprisal = split.excess + nothing - split.below
+        statistics["surprisal"] = _total(masked(surprisal, pixels), dim)
     names = ("tp", "fp", "fn", *extras)
     return dict(zip(names, computed_once(*(statistics[name] for name in names)), strict=True))
 

@@ -23,6 +23,15 @@ def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=50.0)
 
 
+def softplus_of_both(x: Tensor) -> tuple[Tensor, Tensor]:
+    """softplus(x) and softplus(-x). Compiled, they share the exponential and the logarithm."""
+    if not torch.compiler.is_compiling():
+        return softplus(x), softplus(-x)
+    positive = x > 0
+    rest = torch.where(positive, -x, x).exp().log1p()
+    return torch.where(positive, x, 0.0) + rest, torch.where(positive, 0.0, -x) + rest
+
+
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator; 0, with zero gradient, where the denominator is 0."""
     zero = denominator == 0

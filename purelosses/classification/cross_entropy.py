@@ -27,6 +27,7 @@ from purelosses._numerics import (
     promote,
     softmax_and_complement,
     softplus,
+    softplus_of_both,
     weighted,
 )
 from purelosses._reduce import reduce
@@ -35,6 +36,10 @@ from purelosses._types import Reduction
 
 def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor) -> Tensor:
     """The elements of the binary cross-entropy: a sum of positive terms, so nothing cancels."""
+    if torch.compiler.is_compiling():  # the same with one exponential
+        positive = logits > 0
+        linear = torch.where(positive, (1 - target) * logits, -target * logits)
+        return linear + torch.where(positive, -logits, logits).exp().log1p()
     return (1 - target) * softplus(logits) + target * softplus(-logits)
 
 
@@ -48,8 +53,9 @@ def sigmoid_focal_with_logits(
 
     1 - p is a sigmoid itself, never a difference, so a confident loss keeps its digits.
     """
-    positive = target * power((-logits).sigmoid(), gamma) * softplus(-logits)
-    negative = (1 - target) * power(logits.sigmoid(), gamma) * softplus(logits)
+    of_zero, of_one = softplus_of_both(logits)
+    positive = target * power((-logits).sigmoid(), gamma) * of_one
+    negative = (1 - target) * power(logits.sigmoid(), gamma) * of_zero
     if alpha is None:
         return positive + negative
     return alpha * positive + (1 - alpha) * negative

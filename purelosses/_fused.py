@@ -22,13 +22,12 @@ from torch.autograd import Function, forward_ad
 
 from purelosses._checks import check_labels
 from purelosses._numerics import (
-    class_mask,
+    at_label,
     log_partition,
     power,
     promote,
-    softmax_and_complement,
+    replaced,
     softplus,
-    weighted,
 )
 
 try:  # the private parts
@@ -1132,14 +1131,12 @@ def _masked_pixels(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, 
 
 def _class_formula(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     x, y = _masked_pixels(x, y, where)
-    probs, complement = softmax_and_complement(x, 1)
-    target = class_mask(y, x.shape[1], 1).to(x.dtype)
-    terms = [probs * target, probs * (1 - target), complement * target]
-    if ce:
-        below, excess = log_partition(x, 1)
-        terms.append(weighted(target, excess - below))
+    split, at = at_label(x, y, 1), y.unsqueeze(1)
+    scale, *values = (split.scale, split.prob, split.miss, split.surprisal)[: 3 + ce]
     if where is not None:
-        terms = [torch.where(where.unsqueeze(1), term, 0.0) for term in terms]
+        scale, *values = (torch.where(where.unsqueeze(1), v, 0.0) for v in (scale, *values))
+    tp, *others = (replaced(torch.zeros_like(x), at, 1, value) for value in values)
+    terms = tp, split.others * scale, *others
     return torch.stack([term.sum(2) for term in terms], -1)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,15 @@ def softplus(x: Tensor) -> Tensor:
     at 50 the error is below its resolution and exp(50) is far from overflow.
     """
     return F.softplus(x, threshold=50.0)
+
+
+def softplus_of_both(x: Tensor) -> tuple[Tensor, Tensor]:
+    """softplus(x) and softplus(-x). Compiled, they share the exponential and the logarithm."""
+    if not torch.compiler.is_compiling():
+        return softplus(x), softplus(-x)
+    positive = x > 0
+    rest = torch.where(positive, -x, x).exp().log1p()
+    return torch.where(positive, x, 0.0) + rest, torch.where(positive, 0.0, -x) + rest
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -68,8 +78,10 @@ def along(values: Tensor, dim: int, ndim: int) -> Tensor:
 
 def class_mask(labels: Tensor, num_classes: int, dim: int) -> Tensor:
     """True at the class each label names, along a new axis `dim`."""
-    classes = torch.arange(num_classes, device=labels.device)
-    return along(classes, dim, labels.ndim + 1) == labels.unsqueeze(dim)
+    # Compiled, numbers as wide as those of float32, with which they share a loop.
+    dtype = torch.int32 if torch.compiler.is_compiling() else torch.int64
+    classes = torch.arange(num_classes, device=labels.device, dtype=dtype)
+    return along(classes, dim, labels.ndim + 1) == labels.to(dtype).unsqueeze(dim)
 
 
 def picked(values: Tensor, index: Tensor, dim: int) -> Tensor:
@@ -91,7 +103,7 @@ def log_partition(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     largest, top = _largest(logits, dim)
     # A constant 0 at the top: its gradient is then the sum of the others', and nothing cancels.
-    below = _replaced(logits - largest, top, dim, 0.0)
+    below = replaced(logits - largest, top, dim, 0.0)
     return below, _others(below.exp(), top, dim).log1p()
 
 
@@ -102,10 +114,61 @@ def softmax_and_complement(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     largest, top = _largest(logits, dim)
     # A constant 0 at the top, as in `log_partition`: the gradient of p near 1 does not cancel.
-    exponential = _replaced(logits - largest, top, dim, 0.0).exp()
+    exponential = replaced(logits - largest, top, dim, 0.0).exp()
     others = _others(exponential, top, dim)
     probs = exponential / (1.0 + others)
-    return probs, _replaced(1.0 - probs, top, dim, others / (1.0 + others))
+    return probs, replaced(1.0 - probs, top, dim, others / (1.0 + others))
+
+
+def computed_once(*values: Tensor) -> Sequence[Tensor]:
+    """Compiled, numbers that a later loop broadcasts, and their gradients, become memory: else
+    they would be computed again for each of its elements.
+    """
+    return torch.stack(values).unbind() if torch.compiler.is_compiling() else values
+
+
+class Label(NamedTuple):
+    """The softmax of every row, split at its label; the axis of the classes has length 1."""
+
+    below: Tensor  # the logits below the largest one, of all classes
+    others: Tensor  # exp of those that are not the label's, 0 at the label, of all classes
+    scale: Tensor  # what makes them probabilities
+    prob: Tensor  # p of the label
+    miss: Tensor  # 1 - p, the sum of the others
+    excess: Tensor  # log sum exp of `below`
+    surprisal: Tensor  # -log p of the label
+
+
+def at_label(logits: Tensor, labels: Tensor, dim: int) -> Label:
+    """To full relative accuracy; of what has all classes, only `others` is kept for the gradient.
+
+    1 - p is a sum of positive numbers. Of p and 1 - p the smaller one is computed, so that neither
+    the other's gradient nor that of -log p cancels.
+    """
+    compiled = torch.compiler.is_compiling()
+    if compiled:
+        below = logits - logits.detach().amax(dim, keepdim=True)
+    else:
+        # A constant 0 at the top, as in `log_partition`, for the gradient of another p near 1.
+        largest, top = logits.max(dim, keepdim=True)
+        below = replaced(logits - largest, top, dim, 0.0)
+    others = replaced(below, labels.unsqueeze(dim), dim, -torch.inf).exp()
+    own = picked(below, labels.unsqueeze(dim), dim)
+    own, rest = computed_once(own, others.sum(dim, keepdim=True))
+    label = own.exp()
+    whole = label + rest
+    scale = whole.reciprocal()
+    right = rest < label
+    small = torch.where(right, rest, label) * scale
+    large = 1 - small
+    prob, miss = torch.where(right, large, small), torch.where(right, small, large)
+    if compiled:
+        excess = whole.log()
+        surprisal = torch.where(right, -torch.where(right, -small, 0.0).log1p(), excess - own)
+    else:  # where the label is at the top its own part is a constant 1, and nothing cancels
+        excess = (label - 1 + rest).log1p()
+        surprisal = excess - own
+    return Label(below, others, scale, prob, miss, excess, surprisal)
 
 
 def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -120,25 +183,22 @@ def margins(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _others(exponential: Tensor, top: Tensor, dim: int) -> Tensor:
     """The sum without the term at `top`."""
-    return _replaced(exponential, top, dim, 0.0).sum(dim, keepdim=True)
+    return replaced(exponential, top, dim, 0.0).sum(dim, keepdim=True)
 
 
 def _largest(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The largest logit of each row, and where it is: the first place if there are several.
 
-    What `max` returns; compiled, the search for an index in it would be a loop over single numbers.
+    What `max` returns; compiled, the gradient of that would be a scatter, see `picked`.
     """
     if not torch.compiler.is_compiling():
         largest, top = logits.max(dim, keepdim=True)
         return largest, top
-    values = logits.detach()
-    classes = along(torch.arange(logits.shape[dim], device=logits.device), dim, logits.ndim)
-    top = torch.where(values == values.amax(dim, keepdim=True), classes, logits.shape[dim])
-    top = top.amin(dim, keepdim=True)
-    return torch.where(classes == top, logits, 0.0).sum(dim, keepdim=True), top
+    top = logits.detach().argmax(dim, keepdim=True)
+    return picked(logits, top, dim), top
 
 
-def _replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:
+def replaced(x: Tensor, index: Tensor, dim: int, value: float | Tensor) -> Tensor:
     """x with another value at one index of each row: a comparison, which compiles into the pass
     around it, or a scatter, which is faster where nothing is compiled.
     """

@@ -21,12 +21,14 @@ from purelosses._checks import (
 )
 from purelosses._numerics import (
     along,
+    at_label,
     log_partition,
     picked,
     power,
     promote,
     softmax_and_complement,
     softplus,
+    softplus_of_both,
     weighted,
 )
 from purelosses._reduce import reduce
@@ -35,6 +37,10 @@ from purelosses._types import Reduction
 
 def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor) -> Tensor:
     """The elements of the binary cross-entropy: a sum of positive terms, so nothing cancels."""
+    if torch.compiler.is_compiling():  # the same with one exponential
+        positive = logits > 0
+        linear = torch.where(positive, (1 - target) * logits, -target * logits)
+        return linear + torch.where(positive, -logits, logits).exp().log1p()
     return (1 - target) * softplus(logits) + target * softplus(-logits)
 
 
@@ -48,8 +54,9 @@ def sigmoid_focal_with_logits(
 
     1 - p is a sigmoid itself, never a difference, so a confident loss keeps its digits.
     """
-    positive = target * power((-logits).sigmoid(), gamma) * softplus(-logits)
-    negative = (1 - target) * power(logits.sigmoid(), gamma) * softplus(logits)
+    of_zero, of_one = softplus_of_both(logits)
+    positive = target * power((-logits).sigmoid(), gamma) * of_one
+    negative = (1 - target) * power(logits.sigmoid(), gamma) * of_zero
     if alpha is None:
         return positive + negative
     return alpha * positive + (1 - alpha) * negative
@@ -195,14 +202,22 @@ def cross_entropy_loss(
         if fused is not None:
             return reduce(fused, reduction, where, weights)
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
-    below, excess = log_partition(logits, class_dim)
+    if labels:
+        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
+    # Compiled, this takes fewer passes; in eager mode it is more calls.
+    apart = labels and torch.compiler.is_compiling()
+    if apart:
+        split = at_label(logits, target.squeeze(class_dim), class_dim)
+        below, excess = split.below, split.excess
+    else:
+        below, excess = log_partition(logits, class_dim)
     even = None  # the loss of a target spread evenly
     if smoothed:
         even = excess - below if mass is None else weighted(mass, excess - below)
         even = even.mean(class_dim, keepdim=True)
     if labels:
-        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        losses = torch.where(valid, excess - picked(below, target, class_dim), torch.nan)
+        losses = split.surprisal if apart else excess - picked(below, target, class_dim)
+        losses = torch.where(valid, losses, torch.nan)
         if mass is not None:
             mass = picked(mass, target, class_dim)
             losses = weighted(mass, losses)
@@ -440,17 +455,17 @@ def softmax_focal_loss(
         function, logits, target, class_dim, class_weights, where, weights, reduction
     )
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
-    below, excess = log_partition(logits, class_dim)
-    _, complement = softmax_and_complement(logits, class_dim)
     if labels:
-        target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-        focus = power(picked(complement, target, class_dim), gamma)
-        losses = focus * (excess - picked(below, target, class_dim))
-        losses = torch.where(valid, losses, torch.nan)
+        target, valid = check_labels(function, target, logits.shape[class_dim])
+        split = at_label(logits, target, class_dim)
+        losses = power(split.miss, gamma) * split.surprisal
+        losses = torch.where(valid.unsqueeze(class_dim), losses, torch.nan)
         if mass is not None:
-            mass = picked(mass, target, class_dim)
+            mass = picked(mass, target.unsqueeze(class_dim), class_dim)
             losses = weighted(mass, losses)
     else:
+        below, excess = log_partition(logits, class_dim)
+        _, complement = softmax_and_complement(logits, class_dim)
         shares = target if mass is None else mass * target
         losses = weighted(shares * power(complement, gamma), excess - below)
         losses = losses.sum(class_dim, keepdim=True)

@@ -16,7 +16,7 @@ from purelosses._checks import (
     check_weights,
     check_where,
 )
-from purelosses._numerics import class_mask, margins, picked, promote, weighted
+from purelosses._numerics import at_label, class_mask, margins, picked, promote, weighted
 from purelosses._types import Reduction
 
 UNITS = "`logits` without its class axis"
@@ -113,13 +113,12 @@ def mean_link(
     link: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """For every sample the mean under its target of link(-log p, 1 - p)."""
-    surprisal, miss = margins(logits, class_dim)
     if not labels:
-        return weighted(target, link(surprisal, miss)).sum(class_dim)
-    # The link of one class only.
-    target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
-    losses = link(picked(surprisal, target, class_dim), picked(miss, target, class_dim))
-    return torch.where(valid, losses, torch.nan).squeeze(class_dim)
+        return weighted(target, link(*margins(logits, class_dim))).sum(class_dim)
+    target, valid = check_labels(function, target, logits.shape[class_dim])
+    split = at_label(logits, target, class_dim)
+    losses = link(split.surprisal, split.miss).squeeze(class_dim)
+    return torch.where(valid, losses, torch.nan)
 
 
 def pick(function: str, values: Tensor, target: Tensor, class_dim: int, labels: bool) -> Tensor:

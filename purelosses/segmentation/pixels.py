@@ -137,13 +137,20 @@ def clean_pixels(
         return prediction, masked(target.to(prediction.dtype), counted)
     assert class_dim is not None
     num_classes = prediction.shape[class_dim]
-    target = target.long()
-    if counted is not None:
-        target = torch.where(counted.squeeze(class_dim), target, 0)
-    target, valid = check_labels(function, target, num_classes)
+    target, valid = clean_labels(function, target, num_classes, class_dim, counted)
     target = class_mask(target, num_classes, class_dim).to(prediction.dtype)
     target = torch.where(valid.unsqueeze(class_dim), target, torch.nan)
     return prediction, masked(target, counted)
+
+
+def clean_labels(
+    function: str, labels: Tensor, num_classes: int, class_dim: int, counted: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Labels to index with, 0 where they do not count, and which of them are valid."""
+    labels = labels.long()
+    if counted is not None:
+        labels = torch.where(counted.squeeze(class_dim), labels, 0)
+    return check_labels(function, labels, num_classes)
 
 
 def masked(values: Tensor, counted: Tensor | None) -> Tensor:

@@ -18,16 +18,22 @@ from purelosses._checks import (
     complain,
 )
 from purelosses._numerics import (
+    at_label,
+    computed_once,
     log_partition,
     power,
+    promote,
+    replaced,
     weighted,
 )
 from purelosses._types import Activation
 from purelosses.classification import binary_cross_entropy_with_logits, sigmoid_focal_with_logits
 from purelosses.segmentation.pixels import (
     check_regions,
+    clean_labels,
     clean_pixels,
     count_pixels,
+    masked,
     masked_pixels,
     pixel_mask,
     probabilities,
@@ -169,6 +175,12 @@ def overlap(
         if fused is not None:
             count = count_pixels(prediction, pixels, dim, fused["tp"].dtype)
             return {**fused, "count": count}
+    if activation == "softmax" and target.ndim < prediction.ndim and "tn" not in extras:
+        assert class_dim is not None
+        logits = masked(promote(prediction), pixels)
+        labels = clean_labels(function, target, logits.shape[class_dim], class_dim, pixels)
+        statistics = _of_labels(logits, *labels, pixels, class_dim, dim, squared, extras, gamma)
+        return {**statistics, "count": count_pixels(logits, pixels, dim)}
     prediction, target = clean_pixels(function, prediction, target, class_dim, pixels)
     probs, complement = probabilities(prediction, activation, class_dim)
     if squared or soft_target:
@@ -205,6 +217,44 @@ def overlap(
         sums = {key: torch.where(pixels, value, 0.0) for key, value in sums.items()}
     statistics = {key: _total(value, dim) for key, value in sums.items()}
     return {**statistics, "count": count_pixels(prediction, pixels, dim)}
+
+
+def _of_labels(
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    pixels: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+    squared: bool,
+    extras: Sequence[Extra],
+    gamma: float | Tensor,
+) -> dict[str, Tensor]:
+    """The statistics of exclusive classes: the target of the label is 1, that of all others 0.
+
+    What is of the label is one number for each pixel, until the sums over each class are taken.
+    """
+    split, at = at_label(logits, labels, class_dim), labels.unsqueeze(class_dim)
+    nothing = torch.where(valid.unsqueeze(class_dim), logits.new_zeros(()), torch.nan)
+    own = {"tp": split.prob, "fn": split.miss.square() if squared else split.miss}
+    if "ce" in extras:
+        own["ce"] = split.surprisal
+    if "focal" in extras:
+        own["focal"] = power(split.miss, gamma) * split.surprisal
+    scale, *values = computed_once(
+        *(masked(value + nothing, pixels) for value in (split.scale, *own.values()))
+    )
+    statistics = {}
+    for name, value in zip(own, values, strict=True):
+        spread = replaced(nothing.expand_as(logits), at, class_dim, value)
+        statistics[name] = _total(spread, dim)
+    others = split.others * scale
+    statistics["fp"] = _total(others.square() if squared else others, dim)
+    if "surprisal" in extras:
+        surprisal = split.excess + nothing - split.below
+        statistics["surprisal"] = _total(masked(surprisal, pixels), dim)
+    names = ("tp", "fp", "fn", *extras)
+    return dict(zip(names, computed_once(*(statistics[name] for name in names)), strict=True))
 
 
 def confusion_statistics(

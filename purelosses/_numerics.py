@@ -38,15 +38,18 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
 
 
-def share(part: Tensor, rest: Tensor, empty: float = 0.0) -> Tensor:
+def share(part: Tensor, rest: Tensor, empty: float | None = 0.0) -> Tensor:
     """part / (part + rest) of positive numbers, accurate in value and in gradient; `empty` for 0/0.
 
     Near 1 the derivative of the plain quotient cancels, near 0 the value of 1 - rest / whole does.
+    None says that there is no 0/0.
     """
     whole, most = part + rest, part > rest
-    zero = whole == 0
-    smaller = torch.where(most, rest, part) / torch.where(zero, 1.0, whole)
-    return torch.where(zero, empty, torch.where(most, 1 - smaller, smaller))
+    if empty is not None:
+        whole = torch.where(whole == 0, 1.0, whole)
+    smaller = torch.where(most, rest, part) / whole
+    result = torch.where(most, 1 - smaller, smaller)
+    return result if empty is None else torch.where(part + rest == 0, empty, result)
 
 
 def weighted(weight: Tensor, value: Tensor) -> Tensor:

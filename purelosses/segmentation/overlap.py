@@ -25,19 +25,23 @@ from purelosses.segmentation.statistics import Layout
 def tversky_ratio(
     regions: Regions, alpha: float | Tensor, beta: float | Tensor, smooth: Smooth
 ) -> Tensor:
-    """The share of weighted mistakes: of TP + alpha FP + beta FN, smoothed.
-
-    Mistakes are sums of positive terms and never 1 - ratio, so a loss of 1e-12 has all its digits.
-    """
-    top, bottom = check_smooth(regions.function, smooth)
-    mistakes = alpha * regions["fp"] + beta * regions["fn"] + (bottom - top)
-    return share(mistakes, regions["tp"] + top)
+    """The share of weighted mistakes: of TP + alpha FP + beta FN, smoothed."""
+    return _mistaken(regions, alpha * regions["fp"] + beta * regions["fn"], regions["tp"], smooth)
 
 
 def dice_ratio(regions: Regions, smooth: Smooth) -> Tensor:
     """The share of mistakes: of 2 TP + FP + FN, smoothed."""
+    return _mistaken(regions, regions["fp"] + regions["fn"], 2 * regions["tp"], smooth)
+
+
+def _mistaken(regions: Regions, mistakes: Tensor, hits: Tensor, smooth: Smooth) -> Tensor:
+    """Mistakes are sums of positive terms and never 1 - ratio: a loss of 1e-12 has all its digits."""
     top, bottom = check_smooth(regions.function, smooth)
-    return share(regions["fp"] + regions["fn"] + (bottom - top), 2 * regions["tp"] + top)
+    if bottom is not top:
+        mistakes = mistakes + (bottom - top)
+    # With smoothing that float32 sees there is no 0/0.
+    smoothed = not isinstance(bottom, Tensor) and bottom > 1e-30
+    return share(mistakes, hits + top, None if smoothed else 0.0)
 
 
 def _dice(regions: Regions, smooth: Smooth) -> Tensor:

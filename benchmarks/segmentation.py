@@ -85,7 +85,7 @@ class Row:
     gradient: Tensor  # its size is the unit of memory
     candidates: dict[str, Call]
     goals: list[Goal] = field(default_factory=list)
-    rounds: int = 15
+    rounds: int = 25
 
 
 def step(loss: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Call:

@@ -35,7 +35,7 @@ def dice_ratio(regions: Regions, smooth: Smooth) -> Tensor:
 
 
 def _mistaken(regions: Regions, mistakes: Tensor, hits: Tensor, smooth: Smooth) -> Tensor:
-    """Mistakes are sums of positive terms and never 1 - ratio: a loss of 1e-12 has all its digits."""
+    """Mistakes are sums of positive terms, never 1 - ratio: a loss of 1e-12 has all its digits."""
     top, bottom = check_smooth(regions.function, smooth)
     if bottom is not top:
         mistakes = mistakes + (bottom - top)

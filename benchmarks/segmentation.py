@@ -181,6 +181,7 @@ def terms() -> Row:
             "SMP": step(smps, x, y),
         },
         [Goal("time", OURS, "costliest alone", 1.2)],
+        rounds=60,
     )
 
 

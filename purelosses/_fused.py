@@ -69,11 +69,12 @@ UNDERFLOW = 1e-37
 # When
 
 
-def applies(first: Tensor, *others: Tensor | None) -> bool:
+def applies(first: Tensor, *others: Tensor | None, times: int = 1) -> bool:
     """Whether the fused path may run on these tensors, of which the first is the largest."""
+    least = times * THRESHOLD
     if not AVAILABLE or torch.compiler.is_compiling():
         return False
-    if first.numel() < THRESHOLD and not _LEVELS():  # vmap hides how large it is
+    if first.numel() < least and not _LEVELS():  # vmap hides how large it is
         return False
     if not _eager():
         return False
@@ -81,7 +82,7 @@ def applies(first: Tensor, *others: Tensor | None) -> bool:
         if tensor is not None and not _dense(_unwrapped(tensor)):
             return False
     first = _unwrapped(first)
-    return _dense(first) and first.numel() >= THRESHOLD
+    return _dense(first) and first.numel() >= least
 
 
 def _eager() -> bool:
@@ -125,7 +126,9 @@ def overlap(
     gamma: float | Tensor,
 ) -> dict[str, Tensor] | None:
     """TP, FP, FN and the extras of every region, from logits."""
-    if not applies(prediction, target, where):
+    # Of masks alone the formula has few operations.
+    few = activation == "sigmoid" and not {"bce", "focal"} & set(extras)
+    if not applies(prediction, target, where, times=2 if few else 1):
         return None
     labels = target.ndim < prediction.ndim
     if activation == "sigmoid" and not labels and set(extras) <= {"tn", "bce", "focal"}:

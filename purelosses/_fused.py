@@ -128,7 +128,7 @@ def overlap(
     """TP, FP, FN and the extras of every region, from logits."""
     # Of masks alone the formula has few operations.
     few = activation == "sigmoid" and not {"bce", "focal"} & set(extras)
-    if not applies(prediction, target, where, times=2 if few else 1):
+    if not applies(prediction, target, where, times=4 if few else 1):
         return None
     labels = target.ndim < prediction.ndim
     if activation == "sigmoid" and not labels and set(extras) <= {"tn", "bce", "focal"}:
@@ -554,7 +554,8 @@ def _binary_sums(
 ) -> tuple[Tensor, bool]:
     """The sums, and whether all targets are 0 or 1.
 
-    Then `errors` are those of all elements or, without a gamma, the smaller one of e and 1 - e.
+    Then `errors` are those of all elements, negative where the target is 1, or, without a gamma,
+    the smaller one of e and 1 - e.
     """
     wide, size = _wide(x), _size(x, 8)
     sums = [[0.0] * (4 if gamma is None else 5) for _ in range(len(x))]
@@ -599,6 +600,8 @@ def _binary_sums(
             elif gamma is not None:
                 logs = _log_of_rest(error, wrong, one, spare)
                 parts.append([a + b for a, b in zip(positive, logs, strict=True)])
+                if errors is not None:
+                    error.addcmul_(error, target, value=-2.0)
         else:
             all_hard = False
             others = (one if counts is None else counts) - target
@@ -630,27 +633,45 @@ def _lost(rest: list[float], whole: list[float]) -> bool:
 def _binary_from_errors(
     errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor
 ) -> Tensor | None:
-    """The gradient, in the place of what `_binary_sums` left.
+    """The gradient, in the place of what `_binary_sums` left."""
+    return (_from_signed if g.shape[1] == 5 else _from_shares)(errors, y, where, g)
 
-    The slope of the cross-entropy, e, hides that e (1 - e) would need more digits of e near 1;
-    without it they would be missed.
-    """
-    if g.shape[1] == 5 and not g[:, 4].all().tolist():
-        return None
+
+def _from_shares(errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
     size = _size(errors, 8)
     memory, one = errors.new_empty(size), errors.new_ones(())
-    for i, (tp, fp, fn, tn, *ce) in enumerate(g.tolist()):
+    for i, (tp, fp, fn, tn) in enumerate(g.tolist()):
         for at in range(0, errors.shape[1], size):
             block = i, slice(at, at + size)
             keep = None if where is None else where[block]
-            error, target = errors[block], _cleaned(y[block], errors.dtype, keep)
-            out = memory[: len(error)] if ce else error
-            slope = _either(fp - tn, tp - fn, target, one, out=memory[: len(error)])
-            torch.ops.aten.sigmoid_backward.grad_input(slope, error, grad_input=out)
-            if ce:
-                # The sign is 1 - 2y.
-                slope.add_(error, alpha=ce[0])
-                torch.addcmul(slope, target, error, value=-2.0 * ce[0], out=error)
+            share, target = errors[block], _cleaned(y[block], errors.dtype, keep)
+            slope = _either(fp - tn, tp - fn, target, one, out=memory[: len(share)])
+            torch.ops.aten.sigmoid_backward.grad_input(slope, share, grad_input=share)
+    return errors
+
+
+def _from_signed(errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor | None:
+    """With the cross-entropy, whose slope hides that e (1 - e) has few digits where e is near 1.
+
+    The factor of e (1 - e) is one number for each sign.
+    """
+    of_rest, of_target = g[:, 1] - g[:, 3], g[:, 0] - g[:, 2]
+    if ((g[:, 4] == 0) | (of_rest.abs() < 1e-6 * of_target.abs())).any().tolist():
+        return None
+    size = _size(errors, 8)
+    memory, ratios, entropy = (
+        errors.new_empty(size),
+        (of_target / of_rest).tolist(),
+        g[:, 4].tolist(),
+    )
+    for row, factor, ratio, ce in zip(errors, of_rest, ratios, entropy, strict=True):
+        for error in row.split(size):
+            slope = torch.abs(error, out=memory[: len(error)])
+            torch.ops.aten.sigmoid_backward.grad_input(factor, slope, grad_input=slope)
+            torch.ops.aten.leaky_relu_backward.grad_input(
+                slope, error, ratio, False, grad_input=slope
+            )
+            torch.add(slope, error, alpha=ce, out=error)
     return errors
 
 

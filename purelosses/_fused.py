@@ -568,6 +568,7 @@ def _binary_sums(
         z, *more = memory[:, : target.numel()].view(-1, *target.shape).unbind()
         error = more.pop() if errors is None else errors[rows, columns]
         shared = errors is not None and gamma is None  # its place is that of the product
+        signed = errors is not None and gamma == 0
         spare = more[0] if gamma else error if shared else z
 
         if y.dtype == torch.bool or _hard(target, one, z):
@@ -576,32 +577,37 @@ def _binary_sums(
             torch.sigmoid(_wrong(logits, target, z), out=error)
             if counts is not None:
                 error.mul_(counts)
+            wrong = error.sum(-1).tolist()
+            # softplus(z) = max(z, 0) - log(1 - share), with share the smaller of e and 1 - e
             if gamma is not None:
                 positive = _positive(z, logits, target, one)
-            wrong, fn = error.sum(-1).tolist(), _dot(error, target, spare)
-            fp, tp, rest = _less(wrong, fn), _less(whole, fn), _less(inside, whole)
-            tn = _less(rest, fp)
-            few_right = _lost(tp, whole) or _lost(tn, rest)
-            if few_right or _lost(fp, wrong):
+            if gamma == 0:
+                logs = _log_of_rest(error, wrong, one, spare)
+                losses = [a + b for a, b in zip(positive, logs, strict=True)]
+            if signed:
+                error.addcmul_(error, target, value=-2.0)
+                fn = [(a - b) / 2 for a, b in zip(wrong, error.sum(-1).tolist(), strict=True)]
+            if not signed or _lost(fn, wrong):
+                fn = [abs(a) for a in _dot(error, target, spare)]
+            fp, rest = _less(wrong, fn), _less(inside, whole)
+            if _lost(fp, wrong):
                 others = (one if counts is None else counts) - target
                 fp = _dot(torch.sigmoid(z) if shared else error, others, spare)
-            if few_right:
+            tp, tn = _less(whole, fn), _less(rest, fp)
+            if _lost(tp, whole) or _lost(tn, rest):
                 right = torch.sigmoid(_wrong(logits, target, spare).neg_())
+                others = (one if counts is None else counts) - target
                 tp, tn = _dot(right, target, spare), _dot(right, others, spare)
             parts = [tp, fp, fn, tn]
             if shared:
                 torch.sigmoid(z.abs_().neg_(), out=spare)
                 if counts is not None:
                     spare.mul_(counts)
-            # softplus(z) = max(z, 0) - log(1 - share), with share the smaller of e and 1 - e
             if gamma:
                 log = torch.minimum(error, one - error, out=spare).neg_().log1p_()
                 parts.append(_dot(z.sub_(log), error.pow_(gamma), spare))
-            elif gamma is not None:
-                logs = _log_of_rest(error, wrong, one, spare)
-                parts.append([a + b for a, b in zip(positive, logs, strict=True)])
-                if errors is not None:
-                    error.addcmul_(error, target, value=-2.0)
+            elif gamma == 0:
+                parts.append(losses)
         else:
             all_hard = False
             others = (one if counts is None else counts) - target

@@ -569,6 +569,28 @@ def test_equal_pixels_and_predictions_that_are_nearly_all_wrong(
     assert relative(gradient, exact_gradient) < 1e-5
 
 
+@pytest.mark.parametrize("extra", [("tn",), ("tn", "bce"), ("tn", "focal")])
+@pytest.mark.parametrize("foreground", [0.0, 0.01, 0.3, 0.99, 1.0])
+@pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
+def test_every_sum_keeps_its_digits(
+    extra: tuple[str, ...], foreground: float, shift: float, plain: Any
+) -> None:
+    """Some are differences of others, where those are not much larger."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(1, 512, 512, generator=generator) + shift
+    y = (torch.rand(x.shape, generator=generator) < foreground).float()
+
+    def statistics(x: Tensor) -> dict[str, Tensor]:
+        return pl.overlap_statistics(x, y, activation="sigmoid", extra=extra)
+
+    found = statistics(x.requires_grad_())  # the kernel that keeps errors for the gradient
+    with torch.no_grad():
+        again = statistics(x)
+    for name, exact in plain(lambda: statistics(x.double())).items():
+        for sums in (found, again):
+            torch.testing.assert_close(sums[name].double(), exact, rtol=5e-7, atol=0.0)
+
+
 def test_equal_pixels_of_two_classes(plain: Any) -> None:
     x = torch.tensor([0.3, -0.4]).view(1, 2, 1, 1).expand(1, 2, 512, 512).contiguous()
     y = torch.zeros(1, 512, 512, dtype=torch.long)

@@ -38,7 +38,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Measurement, TaskSpec
 
 import purelosses as pl
-from purelosses import _fused
+from purelosses._fused import launch
 
 # torchvision's compiled operators belong to one build of torch. Its losses are plain Python and
 # need no more of them than that these two names exist.
@@ -439,14 +439,14 @@ def sweep() -> dict[str, Any]:
             call = step(loss, *make(size))
 
             def plain(call: Call = call) -> None:
-                _fused.AVAILABLE = False
+                launch.AVAILABLE = False
                 try:
                     call()
                 finally:
-                    _fused.AVAILABLE = True
+                    launch.AVAILABLE = True
 
             def fused(call: Call = call) -> None:
-                _fused.AVAILABLE = True
+                launch.AVAILABLE = True
                 call()
 
             rounds = max(7, min(400, (1 << 22) // size))

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import purelosses as pl
 import purelosses.nn
-from purelosses import _fused
+from purelosses._fused import blocks, launch, masks
 from purelosses.boxes import kernel
 from purelosses.laws import LAWS, Law, combine, judge, subjects
 from purelosses.registry import LOSSES
@@ -57,18 +57,18 @@ class Taken:
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """Send everything that may go there down the fused path, and count."""
-    monkeypatch.setattr(_fused, "THRESHOLD", 1)
-    monkeypatch.setattr(_fused, "SHORTEST", 1)
-    monkeypatch.setattr(_fused, "BLOCK", 64)
-    monkeypatch.setattr(_fused, "KEPT", 1)
+    monkeypatch.setattr(launch, "THRESHOLD", 1)
+    monkeypatch.setattr(blocks, "SHORTEST", 1)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    monkeypatch.setattr(masks, "KEPT", 1)
     monkeypatch.setattr(kernel, "BLOCK", 64)
-    counter, run = Taken(), _fused.run
+    counter, run = Taken(), launch.run
 
     def counted(*arguments: Any) -> Tensor:
         counter.count += 1
         return run(*arguments)
 
-    monkeypatch.setattr(_fused, "run", counted)
+    monkeypatch.setattr(launch, "run", counted)
     return counter
 
 
@@ -78,7 +78,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]
 
     def call(function: Callable[[], Any]) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(_fused, "AVAILABLE", False)
+            patch.setattr(launch, "AVAILABLE", False)
             return function()
 
     return call
@@ -187,8 +187,8 @@ def close(a: Any, b: Any) -> None:
 
 @every_kernel
 def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, run = [], _fused.run
-    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or run(*a))
+    runs, run = [], launch.run
+    monkeypatch.setattr(launch, "run", lambda *a: runs.append(a) or run(*a))
     x, y = data(loss, size=3)
     loss(x, y)
     assert not runs
@@ -201,10 +201,10 @@ def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPat
 def test_under_vmap_the_size_is_that_of_the_whole(
     loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, run = [], _fused.run
-    monkeypatch.setattr(_fused, "run", lambda *a: runs.append(a) or run(*a))
-    monkeypatch.setattr(_fused, "THRESHOLD", 5000)
-    monkeypatch.setattr(_fused, "SHORTEST", 1)
+    runs, run = [], launch.run
+    monkeypatch.setattr(launch, "run", lambda *a: runs.append(a) or run(*a))
+    monkeypatch.setattr(launch, "THRESHOLD", 5000)
+    monkeypatch.setattr(blocks, "SHORTEST", 1)
     x, y = data(loss, 50, size=5)
     torch.func.vmap(loss)(x, y)
     assert len(runs) == 1
@@ -247,7 +247,7 @@ def test_without_the_private_parts_of_torch_the_formula_runs(
 ) -> None:
     x, y = data(loss)
     fused = loss(x, y)
-    monkeypatch.setattr(_fused, "AVAILABLE", False)
+    monkeypatch.setattr(launch, "AVAILABLE", False)
     close(loss(x, y), fused)
     assert taken.count == 1
 
@@ -401,8 +401,8 @@ def test_what_a_forward_pass_keeps_is_used_once(
     loss: Loss, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Any] = []
-    take = _fused._Kept.take
-    monkeypatch.setattr(_fused._Kept, "take", lambda *a: kept.append(take(*a)) or kept[-1])
+    take = launch._Kept.take
+    monkeypatch.setattr(launch._Kept, "take", lambda *a: kept.append(take(*a)) or kept[-1])
     x, y = data(loss)
     with torch.no_grad():
         loss(x.requires_grad_(), y)
@@ -418,7 +418,7 @@ def test_what_a_forward_pass_keeps_is_used_once(
 
 
 def test_what_a_forward_pass_keeps_is_of_the_same_tensors() -> None:
-    kept, x = _fused._Kept(), torch.zeros(3)
+    kept, x = launch._Kept(), torch.zeros(3)
     for change in (lambda: x.view(3, 1), lambda: x.clone(), lambda: x.add_(1)):
         kept.put(torch.ones(3), x, None)
         assert kept.take(change(), None) == (False, None)

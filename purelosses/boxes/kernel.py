@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from purelosses import _fused
+from purelosses._fused import launch
 
 # Boxes of a block: few enough to stay in cache, enough to amortise the calls.
 BLOCK = 25_000
@@ -30,10 +30,10 @@ def shares(
     formula: Callable[[Tensor, Tensor, Tensor | None], Tensor],
 ) -> Shares | None:
     """The shares for corners (4, ...); `formula` gives them (N, 3) for corners (N, 4)."""
-    if not _fused.applies(prediction, target):
+    if not launch.applies(prediction, target):
         return None
     x, y = (corners.reshape(4, -1).mT for corners in (prediction, target))
-    found = _fused.run(_fused.Kernel(_value, _gradient, formula), x, y, None)
+    found = launch.run(launch.Kernel(_value, _gradient, formula), x, y, None)
     return Shares(*found.mT.reshape(3, *prediction.shape[1:]).unbind())
 
 

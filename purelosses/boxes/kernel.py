@@ -13,7 +13,7 @@ from torch import Tensor
 from purelosses._fused import launch
 
 # Boxes of a block: few enough to stay in cache, enough to amortise the calls.
-BLOCK = 25_000
+BLOCK = 12_500
 
 
 class Shares(NamedTuple):

@@ -43,7 +43,9 @@ AFFECTED = (
     "mpdiou_loss",
     "sigmoid_focal_loss",
     "siou_loss",
+    "softmax_focal_loss",
     "tversky_loss",
+    "unified_focal_loss",
     "wiou_loss",
 )
 
@@ -96,6 +98,7 @@ QUICK = {
     "giou_loss",
     "mcc_loss",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
 }
 
 
@@ -140,6 +143,27 @@ def entropy(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
     return pl.cross_entropy_loss(x, labels, **options)
 
 
+def smoothed(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.dice_ce_loss(x, labels, label_smoothing=0.1, **options)
+
+
+def smoothed_entropy(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.cross_entropy_loss(x, labels, label_smoothing=0.1, **options)
+
+
+def focal_classes(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    options = {"gamma": 1.5, "activation": "softmax", "class_dim": 1, **options}
+    return pl.dice_focal_loss(x, labels, **options)
+
+
+def focal_entropy(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.softmax_focal_loss(x, labels, gamma=1.5, **options)
+
+
+def focal_below_one(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.softmax_focal_loss(x, labels, gamma=0.4, **options)
+
+
 def focal(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.sigmoid_focal_loss(x, y, gamma=1.5, alpha=0.25, **options)
 
@@ -161,8 +185,17 @@ def mixed(x: Tensor, y: Tensor, **options: Any) -> Tensor:
 
 
 Loss = Callable[..., Tensor]
-KERNELS = (binary, classes, entropy, focal, mixed, bernoulli, weighted)
+LABELS = (
+    classes,
+    entropy,
+    smoothed,
+    smoothed_entropy,
+    focal_classes,
+    focal_entropy,
+    focal_below_one,
+)
 MASKS = (binary, focal, mixed, bernoulli, weighted)
+KERNELS = MASKS + LABELS
 ELEMENTS = (focal, bernoulli, weighted)
 every_kernel = pytest.mark.parametrize("loss", KERNELS)
 
@@ -171,7 +204,7 @@ def data(loss: Loss, *lead: int, size: int = 3, soft: bool = False) -> tuple[Ten
     """Logits (*lead, 2, 3, size, size + 1) in float64, with masks or labels."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*lead, 2, 3, size, size + 1, generator=generator, dtype=torch.float64)
-    if loss in (classes, entropy):
+    if loss in LABELS:
         labels = torch.randint(3, (*lead, 2, size, size + 1), generator=generator)
         return 2 * x, labels
     y = torch.rand(x.shape, generator=generator, dtype=torch.float64)
@@ -441,6 +474,7 @@ def test_a_compiled_gradient_equals_the_fused_one(loss: Loss, taken: Taken) -> N
     x, y = data(loss)
     both = torch.func.grad_and_value(loss)
     expected = both(x, y)
+    torch.compiler.reset()  # all losses share the code of `grad_and_value`
     close(torch.compile(both, fullgraph=True, backend="aot_eager")(x, y), expected)
 
 
@@ -502,7 +536,7 @@ def test_relative_accuracy_of_confident_predictions(
         x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
         x = x + 300  # an offset that softmax must not feel
     x = (x if right else -x).float()
-    options = {"smooth": 0.0} if loss in (binary, classes, mixed) else {}
+    options = {"smooth": 0.0} if loss in (binary, mixed, classes, smoothed, focal_classes) else {}
     both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
     gradient, value = both(x)
     exact_gradient, exact = plain(lambda: both(x.double()))
@@ -611,7 +645,7 @@ def test_masks_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int32])
-@pytest.mark.parametrize("loss", [classes, entropy])
+@pytest.mark.parametrize("loss", LABELS)
 def test_labels_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None:
     x, labels = data(loss)
     torch.testing.assert_close(loss(x, labels.to(kind)), loss(x, labels), rtol=0, atol=0)
@@ -660,7 +694,28 @@ def test_classes_last(dim: tuple[int, ...], taken: Taken, plain: Any) -> None:
     assert taken.count == 2
 
 
-@pytest.mark.parametrize("loss", [classes, entropy])
+@pytest.mark.parametrize("reduction", ["mean", "weighted_mean", "none"])
+def test_class_weights(reduction: str, taken: Taken, plain: Any) -> None:
+    """They weigh what the kernel returns."""
+    x, labels = data(entropy, size=6)
+    where = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    labels = torch.where(where, labels, 255)
+    class_weights = torch.tensor([0.5, 0.0, 2.0], dtype=x.dtype)
+
+    def loss(function: Any) -> Callable[..., Any]:
+        def total(x: Tensor, class_weights: Tensor) -> Tensor:
+            options = {"class_weights": class_weights, "where": where, "reduction": reduction}
+            return function(x, labels, **options).square().sum()
+
+        return torch.func.grad_and_value(total, argnums=(0, 1))
+
+    for function in (pl.cross_entropy_loss, pl.softmax_focal_loss):
+        both = loss(function)
+        close(both(x, class_weights), plain(lambda both=both: both(x, class_weights)))
+    assert taken.count == 2
+
+
+@pytest.mark.parametrize("loss", LABELS)
 @pytest.mark.parametrize("bad", [3, -1, 255])
 def test_a_bad_label_is_refused(loss: Loss, bad: int, taken: Taken) -> None:
     x, labels = data(loss)

@@ -37,7 +37,7 @@ def overlap(
         found = masks.overlap(prediction, target, where, class_dim, dim, extras, gamma)
     elif activation == "softmax" and labels:
         assert class_dim is not None
-        found = classes.overlap(function, prediction, target, where, class_dim, dim, extras)
+        found = classes.overlap(function, prediction, target, where, class_dim, dim, extras, gamma)
     else:
         return None
     return None if found is None else {name: found[name] for name in ("tp", "fp", "fn", *extras)}

@@ -1,14 +1,14 @@
 """The overlap and the cross-entropy of exclusive classes.
 
-From logits (A, C, P) and labels (A, P): TP, FP, FN and, if asked for, CE of every class, (A, C, 3)
-or (A, C, 4), the cross-entropy of a pixel counting for the class of its label; or the cross-entropy
-of every pixel, (A, P).
+From logits (A, C, P) and labels (A, P): TP, FP, FN of every class, (A, C, 3), and more columns if
+asked for: cross-entropies, focal with an exponent, each counting for the class of its label, and
+-log p of every class; or the cross-entropy of every pixel, (A, P), focal or smoothed.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from purelosses._fused.blocks import (
     wide_dtype,
 )
 from purelosses._fused.launch import Kernel
-from purelosses._numerics import at_label, log_partition, promote, replaced
+from purelosses._numerics import at_label, log_partition, power, promote, replaced
 
 # Sums of exponentials below which those that the fast form of exp takes for 0 would show.
 UNDERFLOW = 1e-37
@@ -39,8 +39,13 @@ def overlap(
     class_dim: int,
     dim: tuple[int, ...],
     extras: Sequence[str],
+    gamma: float | Tensor,
 ) -> dict[str, Tensor] | None:
-    if not launch.applies(prediction, target, where) or not set(extras) <= {"ce"}:
+    if not launch.applies(prediction, target, where):
+        return None
+    if not set(extras) <= {"ce", "focal", "surprisal"}:
+        return None
+    if "focal" in extras and isinstance(gamma, Tensor):
         return None
     last = class_dim == prediction.ndim - 1
     split = tail(dim, class_dim) if last else class_dim
@@ -48,24 +53,37 @@ def overlap(
         return None
     if is_short(math.prod(target.shape[split:])):
         return None
-    kernel = _kernel(_class_value, _class_gradient, _class_formula, function, "ce" in extras)
+    gammas = {"ce": 0.0, "focal": gamma}
+    losses = [name for name in ("ce", "focal") if name in extras]
+    options = function, tuple(gammas[name] for name in losses), "surprisal" in extras
+    kernel = _kernel(_class_value, _class_gradient, _class_formula, *options)
     y, keep = (as_rows(t, target.shape, split) for t in (target, where))
     sums = launch.run(kernel, _classes(prediction, split, class_dim), y, keep)
     sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
     left = [axis for axis in dim if axis < split] + [split] * (class_dim in dim)
-    return summed(sums, ("tp", "fp", "fn", "ce"), left)
+    return summed(sums, ("tp", "fp", "fn", *losses, "surprisal"), left)
 
 
 def cross_entropy(
-    function: str, logits: Tensor, labels: Tensor, where: Tensor | None, class_dim: int
+    function: str,
+    logits: Tensor,
+    labels: Tensor,
+    where: Tensor | None,
+    class_dim: int,
+    *,
+    gamma: float | Tensor = 0.0,
+    label_smoothing: float | Tensor = 0.0,
 ) -> Tensor | None:
-    """The cross-entropy of every sample, 0 where it does not count."""
+    """The cross-entropy of every sample, focal or smoothed but not both; 0 without `where`."""
+    if isinstance(gamma, Tensor) or isinstance(label_smoothing, Tensor):
+        return None
     if not launch.applies(logits, labels, where):
         return None
     split = 0 if class_dim == logits.ndim - 1 else class_dim
     if is_short(math.prod(labels.shape[split:])):
         return None
-    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, function)
+    options = function, float(gamma), float(label_smoothing)
+    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, *options)
     y, keep = (as_rows(t, labels.shape, split) for t in (labels, where))
     return launch.run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
 
@@ -74,7 +92,7 @@ def _kernel(
     value: Callable[..., Tensor],
     gradient: Callable[..., Tensor],
     formula: Callable[..., Tensor],
-    *options: str | bool,
+    *options: Any,
 ) -> Kernel:
     return Kernel(partial(value, *options), partial(gradient, *options), partial(formula, *options))
 
@@ -99,17 +117,34 @@ class _Pixels(NamedTuple):
     rest: Tensor  # (n,), the sum of `others`
     scale: Tensor  # (n,), 0 where the pixel does not count
     below: Tensor | None  # (n,), the logit of the label less the largest, for values
+    summary: Tensor | None  # what was asked for of these logits of all classes
     keep: Tensor | None  # (n,)
 
-    def cross_entropy(self) -> Tensor:
-        # Where the label has the largest logit, `below` is 0 and `rest` alone goes into log1p.
+    def excess(self) -> Tensor:
+        """log sum exp of `below`; of a label with the largest logit, `rest` alone goes into it."""
+        return (self.label - 1.0).add_(self.rest).log1p_()
+
+    def losses(self, gamma: float, smoothing: float = 0.0) -> Tensor:
+        """The cross-entropy of the labels, focal or smoothed."""
         assert self.below is not None
-        losses = (self.label - 1.0).add_(self.rest).log1p_().sub_(self.below)
-        return losses if self.keep is None else torch.where(self.keep, losses, 0.0)
+        losses = self.excess().sub_(self.below, alpha=1.0 - smoothing)
+        if smoothing:
+            assert self.summary is not None
+            losses.sub_(self.summary, alpha=smoothing)
+        if gamma:
+            losses.mul_((self.rest * self.scale).pow_(gamma))
+        return self.kept(losses)
+
+    def kept(self, values: Tensor) -> Tensor:
+        return values if self.keep is None else torch.where(self.keep, values, 0.0)
 
 
 def _pixels(
-    x: Tensor, y: Tensor, where: Tensor | None, function: str | None
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    function: str | None,
+    summarise: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, slice, _Pixels]]:
     """All blocks. With the name of a function labels are checked, and `below` is made."""
     wide, classes = wide_dtype(x), x.shape[1]
@@ -137,6 +172,7 @@ def _pixels(
                 at = torch.add(numbers[:pixels], labels, alpha=pixels)
             torch.sub(logits, logits.amax(0), out=others)
             below = None if function is None else flat.index_select(0, at)
+            summary = None if summarise is None else summarise(others)
             label, rest = _exponentials(others, flat, at, exact=wide == torch.float64)
             if bool((rest.amin() < UNDERFLOW).tolist()):
                 torch.sub(logits, logits.amax(0), out=others)
@@ -144,7 +180,7 @@ def _pixels(
             scale = (rest + label).reciprocal_()
             if keep is not None:
                 scale.mul_(cleaned(keep, wide, None))
-            yield a, columns, _Pixels(labels, others, label, rest, scale, below, keep)
+            yield a, columns, _Pixels(labels, others, label, rest, scale, below, summary, keep)
 
 
 def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -160,25 +196,41 @@ def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tupl
     return label, others.sum(0)
 
 
-def _class_value(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
-    sums = x.new_zeros(len(x), 3 + ce, x.shape[1], dtype=torch.float64)
-    for a, _, block in _pixels(x, y, where, function):
+def _class_value(
+    function: str,
+    gammas: tuple[float, ...],
+    surprisal: bool,
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+) -> Tensor:
+    sums = x.new_zeros(len(x), 3 + len(gammas) + surprisal, x.shape[1], dtype=torch.float64)
+    summarise = partial(torch.sum, dim=1) if surprisal else None
+    for a, _, block in _pixels(x, y, where, function, summarise):
         by_label = {0: block.label * block.scale, 2: block.rest * block.scale}
-        if ce:
-            by_label[3] = block.cross_entropy()
+        by_label.update((3 + i, block.losses(gamma)) for i, gamma in enumerate(gammas))
         for row, values in by_label.items():
             sums[a, row].scatter_add_(0, block.labels, values.double())
+        if surprisal:
+            assert block.summary is not None
+            sums[a, -1] += block.kept(block.excess()).sum() - block.summary
         # Not by `mv`, which adds one after another and loses digits.
         sums[a, 1] += block.others.mul_(block.scale).sum(1)
     return sums.mT.to(wide_dtype(x))
 
 
 def _class_gradient(
-    function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+    function: str,
+    gammas: tuple[float, ...],
+    surprisal: bool,
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    g: Tensor,
 ) -> Tensor:
     result = torch.empty_like(x)
     g = g.mT.to(wide_dtype(x)).contiguous()
-    for a, columns, (labels, others, label, rest, scale, *_) in _pixels(x, y, where, None):
+    for a, columns, (labels, others, label, rest, scale, _, _, keep) in _pixels(x, y, where, None):
         p, q = label * scale, rest * scale
         # With G the derivative by each p, that by a logit is p (G - sum of p G).
         of_others = g[a, 1]
@@ -186,32 +238,70 @@ def _class_gradient(
         mean_of_others = torch.mv(others.mT, of_others).mul_(scale)
         shift = mean_of_others.addcmul(p, of_label).neg_()
         at_label = of_label.mul_(q).sub_(mean_of_others).mul_(p)
-        if ce:
-            of_ce = g[a, 3].index_select(0, labels)
-            shift.add_(of_ce)
-            at_label.sub_(of_ce.mul_(q))
+        for i, gamma in enumerate(gammas):
+            of_loss = g[a, 3 + i].index_select(0, labels)
+            if gamma:
+                of_loss.mul_(_focus(gamma, p, q))
+            shift.add_(of_loss)
+            at_label.sub_(of_loss.mul_(q))
         into = result[a, :, columns]
         out = into if into.dtype == others.dtype else torch.empty_like(others)
+        if surprisal:  # -log p of each has the slopes p - 1 by its own logit and p by the others
+            of_each = g[a, -1].unsqueeze(1)
+            total = of_each.sum()
+            own = of_each.expand(out.shape) if keep is None else of_each * keep
+            shift.add_(total)
+            at_label.addcmul_(p, total).sub_(own.gather(0, labels.unsqueeze(0)).squeeze(0))
         torch.addr(shift.mul_(scale), of_others, scale, out=out).mul_(others)
+        if surprisal:
+            out.sub_(own)
         _put(into, out, at_label, labels)
     return result
 
 
-def _ce_value(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+def _focus(gamma: float, prob: Tensor, miss: Tensor) -> Tensor:
+    """The slope by p of -(1 - p)^gamma log p, by that of -log p."""
+    # Where 1 - p is too small for digits of p, p is 0; and 0 to a negative power is infinite.
+    miss = miss.clamp_min(torch.finfo(miss.dtype).tiny)
+    surprisal = miss.clamp_max(1.0 - torch.finfo(miss.dtype).eps / 2).neg_().log1p_().neg_()
+    slope = torch.addcmul(miss, prob, surprisal, value=gamma)
+    return slope.mul_(miss.pow_(gamma - 1.0))
+
+
+def _ce_value(
+    function: str, gamma: float, smoothing: float, x: Tensor, y: Tensor, where: Tensor | None
+) -> Tensor:
     result = x.new_empty(y.shape, dtype=wide_dtype(x))
-    for a, columns, block in _pixels(x, y, where, function):
-        result[a, columns] = block.cross_entropy()
+    summarise = partial(torch.mean, dim=0) if smoothing else None
+    for a, columns, block in _pixels(x, y, where, function, summarise):
+        result[a, columns] = block.losses(gamma, smoothing)
     return result
 
 
-def _ce_gradient(function: str, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+def _ce_gradient(
+    function: str,
+    gamma: float,
+    smoothing: float,
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+    g: Tensor,
+) -> Tensor:
     result = torch.empty_like(x)
-    for a, columns, (labels, others, _, rest, scale, *_) in _pixels(x, y, where, None):
-        factor = scale.mul_(g[a, columns])
+    for a, columns, (labels, others, label, rest, scale, *_) in _pixels(x, y, where, None):
+        slope = g[a, columns] if where is None else g[a, columns] * where[a, columns]
+        factor = scale * slope
+        if gamma:
+            factor.mul_(_focus(gamma, label * scale, rest * scale))
+        at_label = rest.mul_(factor).neg_()
         into = result[a, :, columns]
         out = into if into.dtype == others.dtype else others
         torch.mul(others, factor, out=out)
-        _put(into, out, rest.mul_(factor).neg_(), labels)
+        if smoothing:
+            even = slope * (smoothing / len(others))
+            out.sub_(even)
+            at_label.add_(slope, alpha=smoothing).sub_(even)
+        _put(into, out, at_label, labels)
     return result
 
 
@@ -228,19 +318,38 @@ def _masked_pixels(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, 
     return torch.where(where.unsqueeze(1), promote(x), 0.0), torch.where(where, y, 0).long()
 
 
-def _class_formula(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+def _class_formula(
+    function: str,
+    gammas: tuple[float, ...],
+    surprisal: bool,
+    x: Tensor,
+    y: Tensor,
+    where: Tensor | None,
+) -> Tensor:
     x, y = _masked_pixels(x, y, where)
     split, at = at_label(x, y, 1), y.unsqueeze(1)
-    scale, *values = (split.scale, split.prob, split.miss, split.surprisal)[: 3 + ce]
+    losses = (power(split.miss, gamma) * split.surprisal for gamma in gammas)
+    scale, *values = split.scale, split.prob, split.miss, *losses
     if where is not None:
         scale, *values = (torch.where(where.unsqueeze(1), v, 0.0) for v in (scale, *values))
     tp, *others = (replaced(torch.zeros_like(x), at, 1, value) for value in values)
-    terms = tp, split.others * scale, *others
+    terms = [tp, split.others * scale, *others]
+    if surprisal:
+        of_all = split.excess - split.below
+        terms.append(of_all if where is None else torch.where(where.unsqueeze(1), of_all, 0.0))
     return torch.stack([term.sum(2) for term in terms], -1)
 
 
-def _ce_formula(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+def _ce_formula(
+    function: str, gamma: float, smoothing: float, x: Tensor, y: Tensor, where: Tensor | None
+) -> Tensor:
     x, y = _masked_pixels(x, y, where)
-    below, excess = log_partition(x, 1)
-    losses = (excess - below.gather(1, y.unsqueeze(1))).squeeze(1)
+    if gamma:
+        split = at_label(x, y, 1)
+        losses = (power(split.miss, gamma) * split.surprisal).squeeze(1)
+    else:
+        below, excess = log_partition(x, 1)
+        losses = (excess - (1 - smoothing) * below.gather(1, y.unsqueeze(1))).squeeze(1)
+        if smoothing:
+            losses = losses - smoothing * below.mean(1)
     return losses if where is None else torch.where(where, losses, 0.0)

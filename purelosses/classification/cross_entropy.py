@@ -197,10 +197,12 @@ def cross_entropy_loss(
         function, logits, target, class_dim, class_weights, where, weights, reduction
     )
     smoothed = isinstance(label_smoothing, Tensor) or label_smoothing != 0
-    if labels and class_weights is None and not smoothed:
-        fused = _fused.cross_entropy(function, logits, target, where, class_dim)
+    if labels and not (smoothed and class_weights is not None):
+        fused = _fused.cross_entropy(
+            function, logits, target, where, class_dim, label_smoothing=label_smoothing
+        )
         if fused is not None:
-            return reduce(fused, reduction, where, weights)
+            return _reduce_labels(fused, target, class_weights, where, weights, reduction)
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
     if labels:
         target, valid = check_labels(function, target.unsqueeze(class_dim), logits.shape[class_dim])
@@ -274,6 +276,23 @@ def _clean_classes(
     if class_weights is not None:
         mass = along(class_weights.to(logits.dtype), class_dim, logits.ndim).expand(logits.shape)
     return logits, target, mass
+
+
+def _reduce_labels(
+    losses: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None,
+    where: Tensor | None,
+    weights: Tensor | None,
+    reduction: Reduction,
+) -> Tensor:
+    """Reduce one loss per sample, each with the weight of its class."""
+    mass = None
+    if class_weights is not None:
+        labels = labels if where is None else torch.where(where, labels, 0)
+        mass = class_weights.to(losses.dtype)[labels.long()]
+        losses = weighted(mass, losses)
+    return reduce(losses, reduction, where, weights, mass)
 
 
 def sigmoid_focal_loss(
@@ -454,6 +473,10 @@ def softmax_focal_loss(
     labels, class_dim = _check_classes(
         function, logits, target, class_dim, class_weights, where, weights, reduction
     )
+    if labels:
+        fused = _fused.cross_entropy(function, logits, target, where, class_dim, gamma=gamma)
+        if fused is not None:
+            return _reduce_labels(fused, target, class_weights, where, weights, reduction)
     logits, target, mass = _clean_classes(logits, target, labels, class_dim, class_weights, where)
     if labels:
         target, valid = check_labels(function, target, logits.shape[class_dim])

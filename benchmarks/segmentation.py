@@ -423,6 +423,18 @@ def sweep() -> dict[str, Any]:
         pixels = max(1, n // 8)
         return torch.randn(1, 8, pixels), torch.randint(8, (1, pixels))
 
+    def many(n: int) -> int:
+        return max(1, n >> 10)  # regions of 32 × 32 pixels
+
+    def many_masks(n: int) -> tuple[Tensor, Tensor]:
+        x, y = mask(n)
+        return x.view(many(n), -1), y.view(many(n), -1)
+
+    def many_classes(n: int) -> tuple[Tensor, Tensor]:
+        x, y = classes(n)
+        images = many(y.numel())
+        return x.view(8, images, -1).transpose(0, 1).contiguous(), y.view(images, -1)
+
     losses: dict[str, tuple[Callable[..., Tensor], Callable[[int], tuple[Tensor, Tensor]]]] = {
         "dice_loss": (partial(pl.dice_loss, activation="sigmoid"), mask),
         "dice_bce_loss": (pl.dice_bce_loss, mask),
@@ -430,6 +442,16 @@ def sweep() -> dict[str, Any]:
         "cross_entropy_loss": (pl.cross_entropy_loss, classes),
         "sigmoid_focal_loss": (pl.sigmoid_focal_loss, mask),
         "binary_cross_entropy_loss": (pl.binary_cross_entropy_loss, mask),
+        "softmax_focal_loss": (pl.softmax_focal_loss, classes),
+        "cross_entropy_loss, smoothed": (
+            partial(pl.cross_entropy_loss, label_smoothing=0.1),
+            classes,
+        ),
+        "dice_loss of many regions": (
+            partial(pl.dice_loss, activation="sigmoid", dim=1),
+            many_masks,
+        ),
+        "dice_ce_loss of many regions": (pl.dice_ce_loss, many_classes),
     }
     sizes = [1 << power for power in range(4, 25)]
     ratios: dict[str, list[float]] = {name: [] for name in losses}

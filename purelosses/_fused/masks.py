@@ -48,8 +48,8 @@ def overlap(
     gamma: float | Tensor,
 ) -> dict[str, Tensor] | None:
     # Without a loss of every pixel the formula has few operations.
-    few = not {"bce", "focal"} & set(extras)
-    if not launch.applies(prediction, target, where, times=4 if few else 1):
+    times = 1 if {"bce", "focal"} & set(extras) else 4
+    if not launch.applies(prediction, target, where, times=times):
         return None
     if not set(extras) <= {"tn", "bce", "focal"} or {"bce", "focal"} <= set(extras):
         return None
@@ -58,6 +58,8 @@ def overlap(
     split = tail(dim, prediction.ndim)
     pixels = math.prod(prediction.shape[split:])
     if is_short(pixels):
+        return None
+    if times > 1 and pixels < KEPT and not launch.applies(prediction, times=2 * times):
         return None
     if where is not None and class_dim is not None:
         where = where.unsqueeze(class_dim)

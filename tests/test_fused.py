@@ -61,6 +61,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """Send everything that may go there down the fused path, and count."""
     monkeypatch.setattr(launch, "THRESHOLD", 1)
     monkeypatch.setattr(blocks, "SHORTEST", 1)
+    monkeypatch.setattr(blocks, "SMALLEST", 1)
     monkeypatch.setattr(blocks, "BLOCK", 64)
     monkeypatch.setattr(masks, "KEPT", 1)
     monkeypatch.setattr(kernel, "BLOCK", 64)
@@ -237,6 +238,7 @@ def test_under_vmap_the_size_is_that_of_the_whole(
     runs, run = [], launch.run
     monkeypatch.setattr(launch, "run", lambda *a: runs.append(a) or run(*a))
     monkeypatch.setattr(launch, "THRESHOLD", 5000)
+    monkeypatch.setattr(blocks, "SMALLEST", 1)
     monkeypatch.setattr(blocks, "SHORTEST", 1)
     x, y = data(loss, 50, size=5)
     torch.func.vmap(loss)(x, y)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 # Elements below which a row is too short for blocks.
 SHORTEST = 1 << 10
+# Elements of all classes together below which a block of one such row costs more than the formula.
+SMALLEST = 1 << 14
 # Elements of a block: few enough to stay in cache, enough to amortise the calls.
 BLOCK = 1 << 19
 # Numbers from 1/2 to 1 whose product is far from underflow.
@@ -21,9 +23,9 @@ def tail(dim: tuple[int, ...], end: int) -> int:
     return end
 
 
-def is_short(pixels: int) -> bool:
-    """Whether a row of so many elements is not worth blocks."""
-    return pixels < SHORTEST
+def is_short(pixels: int, classes: int | None = None) -> bool:
+    """Whether a row is not worth blocks; with classes, each block is of one row."""
+    return pixels < SHORTEST or (classes is not None and pixels * classes < SMALLEST)
 
 
 def as_rows(x: Tensor | None, shape: torch.Size, split: int) -> Tensor | None:

@@ -51,7 +51,7 @@ def overlap(
     split = tail(dim, class_dim) if last else class_dim
     if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
         return None
-    if _is_short(prediction.shape[class_dim], math.prod(target.shape[split:])):
+    if is_short(math.prod(target.shape[split:]), prediction.shape[class_dim]):
         return None
     gammas = {"ce": 0.0, "focal": gamma}
     losses = [name for name in ("ce", "focal") if name in extras]
@@ -80,17 +80,12 @@ def cross_entropy(
     if not launch.applies(logits, labels, where):
         return None
     split = 0 if class_dim == logits.ndim - 1 else class_dim
-    if _is_short(logits.shape[class_dim], math.prod(labels.shape[split:])):
+    if is_short(math.prod(labels.shape[split:]), logits.shape[class_dim]):
         return None
     options = function, float(gamma), float(label_smoothing)
     kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, *options)
     y, keep = (as_rows(t, labels.shape, split) for t in (labels, where))
     return launch.run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
-
-
-def _is_short(classes: int, pixels: int) -> bool:
-    """Whether a block of one row, however short, costs more than the formula."""
-    return is_short(pixels) or is_short(classes * pixels // 16)
 
 
 def _kernel(

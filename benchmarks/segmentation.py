@@ -424,7 +424,7 @@ def sweep() -> dict[str, Any]:
         return torch.randn(1, 8, pixels), torch.randint(8, (1, pixels))
 
     def many(n: int) -> int:
-        return max(1, n >> 10)  # regions of 32 × 32 pixels
+        return max(1, n >> 12)  # regions of 64 × 64 pixels
 
     def many_masks(n: int) -> tuple[Tensor, Tensor]:
         x, y = mask(n)
@@ -471,7 +471,7 @@ def sweep() -> dict[str, Any]:
                 launch.AVAILABLE = True
                 call()
 
-            rounds = max(7, min(400, (1 << 22) // size))
+            rounds = max(7, min(400, (1 << 24) // size))
             pair = {"fused": fused, "plain": plain}
             interleaved(pair, 2)
             times = interleaved(pair, rounds)

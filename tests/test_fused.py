@@ -591,6 +591,19 @@ def test_every_sum_keeps_its_digits(
             torch.testing.assert_close(sums[name].double(), exact, rtol=5e-7, atol=0.0)
 
 
+def test_the_gradient_of_one_sum_alone(taken: Taken, plain: Any) -> None:
+    """Those of the others are 0, and so is the divisor of a ratio of them."""
+    x, y = data(binary, size=20)
+
+    def loss(x: Tensor, name: str) -> Tensor:
+        return pl.overlap_statistics(x, y, activation="sigmoid", extra=("tn", "bce"))[name]
+
+    for name in ("tp", "fp", "fn", "tn", "bce"):
+        gradient = torch.func.grad(loss)
+        close(gradient(x, name), plain(lambda name=name: gradient(x, name)))
+    assert taken.count
+
+
 def test_equal_pixels_of_two_classes(plain: Any) -> None:
     x = torch.tensor([0.3, -0.4]).view(1, 2, 1, 1).expand(1, 2, 512, 512).contiguous()
     y = torch.zeros(1, 512, 512, dtype=torch.long)

@@ -205,7 +205,7 @@ def _from_signed(errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> 
     The factor of e (1 - e) is one number for each sign.
     """
     of_rest, of_target = g[:, 1] - g[:, 3], g[:, 0] - g[:, 2]
-    if ((g[:, 4] == 0) | (of_rest.abs() < 1e-6 * of_target.abs())).any().tolist():
+    if ((g[:, 4] == 0) | (of_rest.abs() <= 1e-6 * of_target.abs())).any().tolist():
         return None
     size = block_size(errors, 8)
     memory, ratios, entropy = (

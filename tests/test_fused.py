@@ -6,6 +6,7 @@ span several of them and several regions share one.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -160,9 +161,15 @@ def mixed(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.dice_focal_loss(x, y, gamma=1.5, dim=(-2, -1), **options)
 
 
+def squares(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    options = {"activation": "sigmoid", "squared": True, "dim": (-2, -1), **options}
+    return pl.tversky_loss(x, y, alpha=0.3, beta=0.6, **options)
+
+
 Loss = Callable[..., Tensor]
-KERNELS = (binary, classes, entropy, focal, mixed, bernoulli, weighted)
-MASKS = (binary, focal, mixed, bernoulli, weighted)
+KERNELS = (binary, classes, entropy, focal, mixed, squares, bernoulli, weighted)
+MASKS = (binary, focal, mixed, squares, bernoulli, weighted)
+REGIONS = (binary, mixed, squares)
 ELEMENTS = (focal, bernoulli, weighted)
 every_kernel = pytest.mark.parametrize("loss", KERNELS)
 
@@ -308,7 +315,7 @@ def test_vmap(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
 
     def with_where(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
         where = where.unsqueeze(-3) if loss in ELEMENTS else where
-        return loss(x, y, class_dim=-3) if loss in (binary, mixed) else loss(x, y, where=where)
+        return loss(x, y, class_dim=-3) if loss in REGIONS else loss(x, y, where=where)
 
     calls: dict[str, Callable[[], Any]] = {
         "vmap": lambda: vmap(loss)(x[0], y[0]),
@@ -396,7 +403,7 @@ def test_checkpoint_and_a_second_backward(loss: Loss, taken: Taken) -> None:
     assert taken.count
 
 
-@pytest.mark.parametrize("loss", [binary, focal, bernoulli])
+@pytest.mark.parametrize("loss", [binary, focal, squares, bernoulli])
 def test_what_a_forward_pass_keeps_is_used_once(
     loss: Loss, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,7 +509,7 @@ def test_relative_accuracy_of_confident_predictions(
         x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
         x = x + 300  # an offset that softmax must not feel
     x = (x if right else -x).float()
-    options = {"smooth": 0.0} if loss in (binary, classes, mixed) else {}
+    options = {"smooth": 0.0} if loss in (classes, *REGIONS) else {}
     both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
     gradient, value = both(x)
     exact_gradient, exact = plain(lambda: both(x.double()))
@@ -526,7 +533,7 @@ def test_sums_of_equal_pixels(loss: Loss, logit: float, foreground: float, plain
     assert relative(gradient, exact_gradient) < 2e-6
 
 
-@pytest.mark.parametrize("loss", [bernoulli, focal, binary])
+@pytest.mark.parametrize("loss", [bernoulli, focal, binary, squares])
 def test_one_pixel_that_is_nearly_hard(loss: Loss, plain: Any) -> None:
     """Its target and that of hard ones differ by less than a sum of them resolves."""
     x = torch.full((1, 512, 512), -20.0)
@@ -552,7 +559,7 @@ def test_the_largest_logits(loss: Loss, sign: float, plain: Any) -> None:
         assert relative(gradient, exact_gradient) < 2e-6
 
 
-@pytest.mark.parametrize("loss", [pl.dice_loss, pl.mcc_loss])
+@pytest.mark.parametrize("loss", [pl.dice_loss, partial(pl.dice_loss, squared=True), pl.mcc_loss])
 @pytest.mark.parametrize("logit", [2.0, -4.6, -16.0])
 @pytest.mark.parametrize("foreground", [0.0, 0.02, 1.0])
 def test_equal_pixels_and_predictions_that_are_nearly_all_wrong(
@@ -569,11 +576,12 @@ def test_equal_pixels_and_predictions_that_are_nearly_all_wrong(
     assert relative(gradient, exact_gradient) < 1e-5
 
 
+@pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("extra", [("tn",), ("tn", "bce"), ("tn", "focal")])
 @pytest.mark.parametrize("foreground", [0.0, 0.01, 0.3, 0.99, 1.0])
 @pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
 def test_every_sum_keeps_its_digits(
-    extra: tuple[str, ...], foreground: float, shift: float, plain: Any
+    extra: tuple[str, ...], squared: bool, foreground: float, shift: float, plain: Any
 ) -> None:
     """Some are differences of others, where those are not much larger."""
     generator = torch.Generator().manual_seed(0)
@@ -581,7 +589,7 @@ def test_every_sum_keeps_its_digits(
     y = (torch.rand(x.shape, generator=generator) < foreground).float()
 
     def statistics(x: Tensor) -> dict[str, Tensor]:
-        return pl.overlap_statistics(x, y, activation="sigmoid", extra=extra)
+        return pl.overlap_statistics(x, y, activation="sigmoid", squared=squared, extra=extra)
 
     found = statistics(x.requires_grad_())  # the kernel that keeps errors for the gradient
     with torch.no_grad():
@@ -591,15 +599,18 @@ def test_every_sum_keeps_its_digits(
             torch.testing.assert_close(sums[name].double(), exact, rtol=5e-7, atol=0.0)
 
 
-def test_the_gradient_of_one_sum_alone(taken: Taken, plain: Any) -> None:
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_gradient_of_one_sum_alone(squared: bool, soft: bool, taken: Taken, plain: Any) -> None:
     """Those of the others are 0, and so is the divisor of a ratio of them."""
-    x, y = data(binary, size=20)
+    x, y = data(binary, size=20, soft=soft)
 
     def loss(x: Tensor, name: str) -> Tensor:
-        return pl.overlap_statistics(x, y, activation="sigmoid", extra=("tn", "bce"))[name]
+        extra = ("tn", "bce")
+        return pl.overlap_statistics(x, y, activation="sigmoid", squared=squared, extra=extra)[name]
 
+    gradient = torch.func.grad(loss)
     for name in ("tp", "fp", "fn", "tn", "bce"):
-        gradient = torch.func.grad(loss)
         close(gradient(x, name), plain(lambda name=name: gradient(x, name)))
     assert taken.count
 

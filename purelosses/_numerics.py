@@ -77,7 +77,7 @@ def xlogy(x: Tensor, y: Tensor) -> Tensor:
 def excess(probs: Tensor, complement: Tensor, target: Tensor) -> Tensor:
     """p - y of probabilities; where both are near 1 their distances from it have the digits."""
     # `lerp` by 0 or 1 is exact, and in eager mode many times faster than `torch.where`.
-    near = (target > 0.5).to(probs.dtype)
+    near = target.detach().clamp(0.0, 1.0).round()
     return torch.lerp(probs - target, (1 - target) - complement, near)
 
 

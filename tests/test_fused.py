@@ -199,7 +199,7 @@ def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPat
     x, y = data(loss, size=3)
     loss(x, y)
     assert not runs
-    x, y = data(loss, size=160)
+    x, y = data(loss, size=220)
     loss(x.float(), y)
     assert len(runs) == 1
 
@@ -210,7 +210,7 @@ def test_under_vmap_the_size_is_that_of_the_whole(
 ) -> None:
     runs, run = [], launch.run
     monkeypatch.setattr(launch, "run", lambda *a: runs.append(a) or run(*a))
-    monkeypatch.setattr(launch, "THRESHOLD", 5000)
+    monkeypatch.setattr(launch, "THRESHOLD", 4000)
     monkeypatch.setattr(blocks, "SHORTEST", 1)
     x, y = data(loss, 50, size=5)
     torch.func.vmap(loss)(x, y)
@@ -475,11 +475,11 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_accuracy_on_large_tensors(
     loss: Loss, soft: bool, masked: bool, dtype: torch.dtype, plain: Any
 ) -> None:
-    x, y = data(loss, size=200, soft=soft)
+    x, y = data(loss, size=220, soft=soft)
     x = x.to(dtype)
     options: dict[str, Any] = {}
     if masked:
-        where = torch.rand(2, 3, 200, 201, generator=torch.Generator().manual_seed(1)) > 0.4
+        where = torch.rand(2, 3, 220, 221, generator=torch.Generator().manual_seed(1)) > 0.4
         options["where"] = where if loss in MASKS else where[:, 0]
         spoilt = torch.where(where if loss in MASKS else where[:, :1], x, torch.nan)
         y = torch.where(options["where"], y, 255)
@@ -702,7 +702,7 @@ def test_a_bad_label_is_refused(loss: Loss, bad: int, taken: Taken) -> None:
 @every_kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_tensors_only_the_inputs_are_saved(loss: Loss, dtype: torch.dtype) -> None:
-    x, y = data(loss, size=200)
+    x, y = data(loss, size=220)
     x = x.to(dtype).requires_grad_()
     y = y if y.dtype == torch.long else y.bool()
     saved: list[Tensor] = []

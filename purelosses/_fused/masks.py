@@ -52,9 +52,9 @@ def overlap(
     gamma: float | Tensor,
     squared: bool,
 ) -> dict[str, Tensor] | None:
-    # Without squares or a loss of every pixel the formula has few operations.
-    few = not (squared or {"bce", "focal"} & set(extras))
-    if not launch.applies(prediction, target, where, times=4 if few else 1):
+    # The formula has few operations without a loss of every pixel, and not many with squares.
+    times = 2 if squared else 1 if {"bce", "focal"} & set(extras) else 4
+    if not launch.applies(prediction, target, where, times=times):
         return None
     if not set(extras) <= {"tn", "bce", "focal"} or {"bce", "focal"} <= set(extras):
         return None
@@ -391,7 +391,7 @@ def _excess(
 ) -> bool:
     """p - y to full relative accuracy, and whether all targets are 0 or 1."""
     hard = is_hard(target, target.new_ones(()), spare)
-    near = target if hard else (target > 0.5).to(target.dtype)
+    near = target if hard else target.clamp(0.0, 1.0).round_()
     error = torch.sigmoid(error_logits(logits, near, spare), out=out)
     error.addcmul_(error, near, value=-2.0)  # near 0 it is p, near 1 it is p - 1
     if not hard:

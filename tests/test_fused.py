@@ -6,6 +6,7 @@ span several of them and several regions share one.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -185,6 +186,11 @@ def mixed(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.dice_focal_loss(x, y, gamma=1.5, dim=(-2, -1), **options)
 
 
+def squares(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    options = {"activation": "sigmoid", "squared": True, "dim": (-2, -1), **options}
+    return pl.tversky_loss(x, y, alpha=0.3, beta=0.6, **options)
+
+
 Loss = Callable[..., Tensor]
 LABELS = (
     classes,
@@ -195,8 +201,9 @@ LABELS = (
     focal_entropy,
     focal_below_one,
 )
-MASKS = (binary, focal, mixed, bernoulli, weighted)
+MASKS = (binary, focal, mixed, squares, bernoulli, weighted)
 KERNELS = MASKS + LABELS
+REGIONS = (binary, mixed, squares)
 ELEMENTS = (focal, bernoulli, weighted)
 every_kernel = pytest.mark.parametrize("loss", KERNELS)
 
@@ -226,7 +233,7 @@ def test_a_large_plain_tensor_takes_it(loss: Loss, monkeypatch: pytest.MonkeyPat
     x, y = data(loss, size=3)
     loss(x, y)
     assert not runs
-    x, y = data(loss, size=160)
+    x, y = data(loss, size=220)
     loss(x.float(), y)
     assert len(runs) == 1
 
@@ -237,7 +244,7 @@ def test_under_vmap_the_size_is_that_of_the_whole(
 ) -> None:
     runs, run = [], launch.run
     monkeypatch.setattr(launch, "run", lambda *a: runs.append(a) or run(*a))
-    monkeypatch.setattr(launch, "THRESHOLD", 5000)
+    monkeypatch.setattr(launch, "THRESHOLD", 4000)
     monkeypatch.setattr(blocks, "SMALLEST", 1)
     monkeypatch.setattr(blocks, "SHORTEST", 1)
     x, y = data(loss, 50, size=5)
@@ -343,7 +350,7 @@ def test_vmap(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
 
     def with_where(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
         where = where.unsqueeze(-3) if loss in ELEMENTS else where
-        return loss(x, y, class_dim=-3) if loss in (binary, mixed) else loss(x, y, where=where)
+        return loss(x, y, class_dim=-3) if loss in REGIONS else loss(x, y, where=where)
 
     calls: dict[str, Callable[[], Any]] = {
         "vmap": lambda: vmap(loss)(x[0], y[0]),
@@ -431,7 +438,7 @@ def test_checkpoint_and_a_second_backward(loss: Loss, taken: Taken) -> None:
     assert taken.count
 
 
-@pytest.mark.parametrize("loss", [binary, focal, bernoulli])
+@pytest.mark.parametrize("loss", [binary, focal, squares, bernoulli])
 def test_what_a_forward_pass_keeps_is_used_once(
     loss: Loss, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,11 +511,11 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_accuracy_on_large_tensors(
     loss: Loss, soft: bool, masked: bool, dtype: torch.dtype, plain: Any
 ) -> None:
-    x, y = data(loss, size=200, soft=soft)
+    x, y = data(loss, size=220, soft=soft)
     x = x.to(dtype)
     options: dict[str, Any] = {}
     if masked:
-        where = torch.rand(2, 3, 200, 201, generator=torch.Generator().manual_seed(1)) > 0.4
+        where = torch.rand(2, 3, 220, 221, generator=torch.Generator().manual_seed(1)) > 0.4
         options["where"] = where if loss in MASKS else where[:, 0]
         spoilt = torch.where(where if loss in MASKS else where[:, :1], x, torch.nan)
         y = torch.where(options["where"], y, 255)
@@ -538,7 +545,7 @@ def test_relative_accuracy_of_confident_predictions(
         x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
         x = x + 300  # an offset that softmax must not feel
     x = (x if right else -x).float()
-    options = {"smooth": 0.0} if loss in (binary, mixed, classes, smoothed, focal_classes) else {}
+    options = {"smooth": 0.0} if loss in (*REGIONS, classes, smoothed, focal_classes) else {}
     both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
     gradient, value = both(x)
     exact_gradient, exact = plain(lambda: both(x.double()))
@@ -562,7 +569,7 @@ def test_sums_of_equal_pixels(loss: Loss, logit: float, foreground: float, plain
     assert relative(gradient, exact_gradient) < 2e-6
 
 
-@pytest.mark.parametrize("loss", [bernoulli, focal, binary])
+@pytest.mark.parametrize("loss", [bernoulli, focal, binary, squares])
 def test_one_pixel_that_is_nearly_hard(loss: Loss, plain: Any) -> None:
     """Its target and that of hard ones differ by less than a sum of them resolves."""
     x = torch.full((1, 512, 512), -20.0)
@@ -588,7 +595,7 @@ def test_the_largest_logits(loss: Loss, sign: float, plain: Any) -> None:
         assert relative(gradient, exact_gradient) < 2e-6
 
 
-@pytest.mark.parametrize("loss", [pl.dice_loss, pl.mcc_loss])
+@pytest.mark.parametrize("loss", [pl.dice_loss, partial(pl.dice_loss, squared=True), pl.mcc_loss])
 @pytest.mark.parametrize("logit", [2.0, -4.6, -16.0])
 @pytest.mark.parametrize("foreground", [0.0, 0.02, 1.0])
 def test_equal_pixels_and_predictions_that_are_nearly_all_wrong(
@@ -605,11 +612,12 @@ def test_equal_pixels_and_predictions_that_are_nearly_all_wrong(
     assert relative(gradient, exact_gradient) < 1e-5
 
 
+@pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("extra", [("tn",), ("tn", "bce"), ("tn", "focal")])
 @pytest.mark.parametrize("foreground", [0.0, 0.01, 0.3, 0.99, 1.0])
 @pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
 def test_every_sum_keeps_its_digits(
-    extra: tuple[str, ...], foreground: float, shift: float, plain: Any
+    extra: tuple[str, ...], squared: bool, foreground: float, shift: float, plain: Any
 ) -> None:
     """Some are differences of others, where those are not much larger."""
     generator = torch.Generator().manual_seed(0)
@@ -617,7 +625,7 @@ def test_every_sum_keeps_its_digits(
     y = (torch.rand(x.shape, generator=generator) < foreground).float()
 
     def statistics(x: Tensor) -> dict[str, Tensor]:
-        return pl.overlap_statistics(x, y, activation="sigmoid", extra=extra)
+        return pl.overlap_statistics(x, y, activation="sigmoid", squared=squared, extra=extra)
 
     found = statistics(x.requires_grad_())  # the kernel that keeps errors for the gradient
     with torch.no_grad():
@@ -625,6 +633,22 @@ def test_every_sum_keeps_its_digits(
     for name, exact in plain(lambda: statistics(x.double())).items():
         for sums in (found, again):
             torch.testing.assert_close(sums[name].double(), exact, rtol=5e-7, atol=0.0)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_gradient_of_one_sum_alone(squared: bool, soft: bool, taken: Taken, plain: Any) -> None:
+    """Those of the others are 0, and so is the divisor of a ratio of them."""
+    x, y = data(binary, size=20, soft=soft)
+
+    def loss(x: Tensor, name: str) -> Tensor:
+        extra = ("tn", "bce")
+        return pl.overlap_statistics(x, y, activation="sigmoid", squared=squared, extra=extra)[name]
+
+    gradient = torch.func.grad(loss)
+    for name in ("tp", "fp", "fn", "tn", "bce"):
+        close(gradient(x, name), plain(lambda name=name: gradient(x, name)))
+    assert taken.count
 
 
 def test_equal_pixels_of_two_classes(plain: Any) -> None:
@@ -735,7 +759,7 @@ def test_a_bad_label_is_refused(loss: Loss, bad: int, taken: Taken) -> None:
 @every_kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_tensors_only_the_inputs_are_saved(loss: Loss, dtype: torch.dtype) -> None:
-    x, y = data(loss, size=200)
+    x, y = data(loss, size=220)
     x = x.to(dtype).requires_grad_()
     y = y if y.dtype == torch.long else y.bool()
     saved: list[Tensor] = []

@@ -30,12 +30,13 @@ def overlap(
     dim: tuple[int, ...],
     extras: Sequence[str],
     gamma: float | Tensor,
+    squared: bool,
 ) -> dict[str, Tensor] | None:
     """TP, FP, FN and the extras of every region, from logits."""
     labels = target.ndim < prediction.ndim
     if activation == "sigmoid" and not labels:
-        found = masks.overlap(prediction, target, where, class_dim, dim, extras, gamma)
-    elif activation == "softmax" and labels:
+        found = masks.overlap(prediction, target, where, class_dim, dim, extras, gamma, squared)
+    elif activation == "softmax" and labels and not squared:
         assert class_dim is not None
         found = classes.overlap(function, prediction, target, where, class_dim, dim, extras, gamma)
     else:

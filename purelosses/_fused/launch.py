@@ -169,7 +169,7 @@ class _Gradient(Function):
                 here, tensor = kept.take(x, y, where)
                 if not here:  # made again, so that a second gradient is the first to the bit
                     tensor = value(x, y, where)[1]
-                result: Tensor | None = None if tensor is None else gradient(tensor, y, where, g)
+                result: Tensor | None = None if tensor is None else gradient(tensor, x, y, where, g)
                 if result is not None:
                     return result
             return kernel.gradient(x, y, where, g)

@@ -4,11 +4,15 @@ TP, FP, FN, TN of every row of logits, (R, 4); with an exponent gamma its focal 
 which for 0 is the binary cross-entropy. Where all targets are 0 or 1, errors and their slopes
 follow from one sigmoid per pixel, that of z = x or -x, the logit of the error. A soft target is a
 mixture of both.
+
+A kernel of its own has the TP, FP and FN of sums of squares, (R, 3).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +36,7 @@ from purelosses._fused.blocks import (
     wide_dtype,
 )
 from purelosses._fused.launch import Kernel
-from purelosses._numerics import power, promote, softplus
+from purelosses._numerics import excess, power, promote, safe_divide, softplus
 
 # Elements of a row from which on its errors are kept: the gradient takes them row by row.
 KEPT = 1 << 15
@@ -46,9 +50,10 @@ def overlap(
     dim: tuple[int, ...],
     extras: Sequence[str],
     gamma: float | Tensor,
+    squared: bool,
 ) -> dict[str, Tensor] | None:
-    # Without a loss of every pixel the formula has few operations.
-    times = 1 if {"bce", "focal"} & set(extras) else 4
+    # The formula has few operations without a loss of every pixel, and not many with squares.
+    times = 2 if squared else 1 if {"bce", "focal"} & set(extras) else 4
     if not launch.applies(prediction, target, where, times=times):
         return None
     if not set(extras) <= {"tn", "bce", "focal"} or {"bce", "focal"} <= set(extras):
@@ -64,9 +69,14 @@ def overlap(
     if where is not None and class_dim is not None:
         where = where.unsqueeze(class_dim)
     exponent = 0.0 if "bce" in extras else float(gamma) if "focal" in extras else None
-    keeps = not exponent and prediction.dtype == wide_dtype(prediction) and pixels >= KEPT
+    wide = prediction.dtype == wide_dtype(prediction)
+    keeps = not exponent and wide and pixels >= KEPT
     x, y, keep = (as_rows(t, prediction.shape, split) for t in (prediction, target, where))
-    sums = launch.run(_kernel(exponent, keeps), x, y, keep)
+    if extras or not squared:
+        sums = launch.run(_kernel(exponent, keeps), x, y, keep)
+    if squared:
+        squares = launch.run(SQUARES_KEPT if wide else SQUARES, x, y, keep)
+        sums = torch.cat([squares, sums[:, 3:]], 1) if extras else squares
     if split != 1:
         sums = sums.reshape(*prediction.shape[:split], -1)
     names = "tp", "fp", "fn", "tn", "bce" if "bce" in extras else "focal"
@@ -79,7 +89,7 @@ def _kernel(exponent: float | None, keeps: bool) -> Kernel:
     return Kernel(
         partial(_value, exponent),
         partial(_gradient, exponent),
-        partial(_formula, exponent),
+        partial(_formula, partial(_products, exponent)),
         keeping if keeps else None,
     )
 
@@ -183,7 +193,9 @@ def _lost(rest: list[float], whole: list[float]) -> bool:
     return any(4.0 * a < b for a, b in zip(rest, whole, strict=True))
 
 
-def _from_errors(errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor | None:
+def _from_errors(
+    errors: Tensor, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor | None:
     """The gradient, in the place of what `_sums` left."""
     return (_from_signed if g.shape[1] == 5 else _from_shares)(errors, y, where, g)
 
@@ -212,7 +224,7 @@ def _from_signed(errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> 
     size = block_size(errors, 8)
     memory, ratios, entropy = (
         errors.new_empty(size),
-        (of_target / of_rest).tolist(),
+        safe_divide(of_target, of_rest).tolist(),
         g[:, 4].tolist(),
     )
     for row, factor, ratio, ce in zip(errors, of_rest, ratios, entropy, strict=True):
@@ -279,10 +291,19 @@ def _gradient(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None, g
     return result
 
 
-def _formula(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+def _formula(
+    terms: Callable[[Tensor, Tensor], list[Tensor]], x: Tensor, y: Tensor, where: Tensor | None
+) -> Tensor:
     x, y = promote(x), y.to(wide_dtype(x))
     if where is not None:
         x, y = torch.where(where, x, 0.0), torch.where(where, y, 0.0)
+    values = terms(x, y)
+    if where is not None:
+        values = [torch.where(where, value, 0.0) for value in values]
+    return torch.stack([value.sum(1) for value in values], -1)
+
+
+def _products(gamma: float | None, x: Tensor, y: Tensor) -> list[Tensor]:
     p, q = x.sigmoid(), (-x).sigmoid()
     terms = [p * y, p * (1 - y), q * y, q * (1 - y)]
     if gamma is not None:
@@ -290,6 +311,97 @@ def _formula(gamma: float | None, x: Tensor, y: Tensor, where: Tensor | None) ->
         if gamma:
             of_zero, of_one = of_zero * power(p, gamma), of_one * power(q, gamma)
         terms.append((1 - y) * of_zero + y * of_one)
-    if where is not None:
-        terms = [torch.where(where, term, 0.0) for term in terms]
-    return torch.stack([term.sum(1) for term in terms], -1)
+    return terms
+
+
+# Sums of squares
+
+
+def _squares(x: Tensor, y: Tensor) -> list[Tensor]:
+    p = x.sigmoid()
+    above = excess(p, (-x).sigmoid(), y)
+    over = above.relu()
+    return [p * y, over.square(), (over - above).square()]
+
+
+def _squares_value(x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    return _square_sums(x, y, where, None)
+
+
+def _squares_and_excess(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+    above = torch.empty_like(x)
+    return _square_sums(x, y, where, above), above
+
+
+def _square_sums(x: Tensor, y: Tensor, where: Tensor | None, kept: Tensor | None) -> Tensor:
+    sums = [[0.0] * 3 for _ in range(len(x))]
+    for block, logits, target, counts, spare, above in _square_blocks(x, y, where, kept):
+        hard = _excess(logits, target, counts, spare, above)
+        fp = torch.clamp_min(above, 0.0, out=spare).square_().sum(-1).tolist()
+        missed = torch.clamp_max(above, 0.0, out=spare).sum(-1).tolist()
+        fn = spare.square_().sum(-1).tolist()
+        whole = target.sum(-1).tolist()
+        tp = [a + b for a, b in zip(whole, missed, strict=True)]
+        if not hard or _lost(tp, whole):
+            tp = _dot(torch.sigmoid(logits), target, spare)
+        for total, *found in zip(sums[block[0]], tp, fp, fn, strict=True):
+            total[:] = map(sum, zip(total, found, strict=True))
+    return torch.tensor(sums, dtype=wide_dtype(x))
+
+
+def _squares_gradient(x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    return _from_excess(None, x, y, where, g)
+
+
+def _from_excess(
+    kept: Tensor | None, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    """The gradient, in the place of what was kept."""
+    result = torch.empty_like(x) if kept is None else kept
+    of_tp, of_fp, of_fn = g.to(wide_dtype(x)).unsqueeze(-1).unbind(1)
+    of_fp, of_fn = 2.0 * of_fp, 2.0 * of_fn
+    for block, logits, target, counts, slope, above in _square_blocks(x, y, where, kept):
+        if kept is None:
+            _excess(logits, target, counts, slope, above)
+        rows, into = block[0], result[block]
+        torch.clamp_min(above, 0.0, out=slope).mul_(of_fp[rows])
+        slope.addcmul_(above.clamp_max_(0.0), of_fn[rows]).addcmul_(target, of_tp[rows])
+        share = torch.abs(logits, out=above).neg_().sigmoid_()  # the smaller one of p and 1 - p
+        out = into if into.dtype == slope.dtype else slope
+        torch.ops.aten.sigmoid_backward.grad_input(slope, share, grad_input=out)
+        if out is not into:
+            into.copy_(out)
+    return result
+
+
+def _square_blocks(
+    x: Tensor, y: Tensor, where: Tensor | None, kept: Tensor | None
+) -> Iterator[tuple[Any, ...]]:
+    """Blocks of the data and of memory, and the place of p - y."""
+    wide, size = wide_dtype(x), block_size(x, 8)
+    memory = x.new_empty(1 + (kept is None), size, dtype=wide)
+    for block in in_blocks(x.shape[0], x.shape[1], size):
+        keep = None if where is None else where[block]
+        counts = None if keep is None else cleaned(keep, wide, None)
+        logits, target = (cleaned(t[block], wide, keep) for t in (x, y))
+        spare, *above = memory[:, : target.numel()].view(-1, *target.shape).unbind()
+        yield block, logits, target, counts, spare, above[0] if kept is None else kept[block]
+
+
+def _excess(
+    logits: Tensor, target: Tensor, counts: Tensor | None, spare: Tensor, out: Tensor
+) -> bool:
+    """p - y to full relative accuracy, and whether all targets are 0 or 1."""
+    hard = is_hard(target, target.new_ones(()), spare)
+    near = target if hard else target.clamp(0.0, 1.0).round_()
+    error = torch.sigmoid(error_logits(logits, near, spare), out=out)
+    error.addcmul_(error, near, value=-2.0)  # near 0 it is p, near 1 it is p - 1
+    if not hard:
+        error.sub_(target - near)
+    if counts is not None:
+        error.mul_(counts)
+    return hard
+
+
+SQUARES = Kernel(_squares_value, _squares_gradient, partial(_formula, _squares))
+SQUARES_KEPT = replace(SQUARES, keeping=(_squares_and_excess, _from_excess))

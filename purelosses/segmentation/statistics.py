@@ -20,6 +20,7 @@ from purelosses._checks import (
 from purelosses._numerics import (
     at_label,
     computed_once,
+    excess,
     log_partition,
     power,
     promote,
@@ -168,9 +169,20 @@ def overlap(
     )
     check_target(function, target, prediction, name, class_dim)
     pixels = pixel_mask(function, name, prediction, class_dim, layout.where)
-    if not (squared or soft_target):
+    # A target of 0 and 1 is no soft one.
+    soft_target = soft_target and not squared and target.is_floating_point()
+    if not soft_target:
         fused = _fused.overlap(
-            function, prediction, target, layout.where, activation, class_dim, dim, extras, gamma
+            function,
+            prediction,
+            target,
+            layout.where,
+            activation,
+            class_dim,
+            dim,
+            extras,
+            gamma,
+            squared,
         )
         if fused is not None:
             count = count_pixels(prediction, pixels, dim, fused["tp"].dtype)
@@ -181,23 +193,25 @@ def overlap(
         labels = clean_labels(function, target, logits.shape[class_dim], class_dim, pixels)
         statistics = _of_labels(logits, *labels, pixels, class_dim, dim, squared, extras, gamma)
         return {**statistics, "count": count_pixels(logits, pixels, dim)}
+    hard = not target.is_floating_point()
     prediction, target = clean_pixels(function, prediction, target, class_dim, pixels)
     probs, complement = probabilities(prediction, activation, class_dim)
-    if squared or soft_target:
-        # p - y; where both are near 1 their distances from it are the accurate numbers.
-        excess = torch.where(target > 0.5, (1 - target) - complement, probs - target)
-        over, under = excess.relu(), (-excess).relu()
-        if squared:
-            sums = {"tp": probs * target, "fp": over.square(), "fn": under.square()}
-        else:
-            sums = {"tp": torch.where(excess > 0, target, probs), "fp": over, "fn": under}
+    if hard or not (squared or soft_target):
+        over, under = probs * (1 - target), complement * target
     else:
-        sums = {"tp": probs * target, "fp": probs * (1 - target), "fn": complement * target}
+        above = excess(probs, complement, target)
+        over = above.relu()
+        # Squares are curved at p = y too, so that one of both has a slope there.
+        under = over - above if squared else (-above).relu()
+    if squared:
+        over, under = over.square(), under.square()
+    sums = {"tp": probs * target, "fp": over, "fn": under}
+    if soft_target:
+        sums["tp"] = torch.where(above > 0, target, probs)
     if "tn" in extras:
-        if soft_target and not squared:
-            sums["tn"] = torch.where(excess > 0, complement, 1 - target)
-        else:
-            sums["tn"] = complement * (1 - target)
+        sums["tn"] = complement * (1 - target)
+        if soft_target:
+            sums["tn"] = torch.where(above > 0, complement, 1 - target)
     if "bce" in extras:
         sums["bce"] = binary_cross_entropy_with_logits(prediction, target)
     if "focal" in extras and activation == "sigmoid":

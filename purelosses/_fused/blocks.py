@@ -34,6 +34,14 @@ def as_rows(x: Tensor | None, shape: torch.Size, split: int) -> Tensor | None:
     return x.reshape(math.prod(shape[:split]), math.prod(shape[split:]))
 
 
+def regions_last(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The elements of a region along one last axis."""
+    units = [axis for axis in range(x.ndim) if axis not in dim]
+    shape = [x.shape[axis] for axis in units]
+    elements = math.prod([x.shape[axis] for axis in dim])
+    return x.permute(*units, *dim).reshape([*shape, elements])
+
+
 def in_blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
     """Whole rows while they fit, else parts of one row."""
     height = min(rows, max(1, size // max(columns, 1)))

@@ -87,7 +87,7 @@ def _classes(logits: Tensor, split: int, class_dim: int) -> Tensor:
     return logits.reshape(lead, classes, -1)
 
 
-class _Pixels(NamedTuple):
+class Pixels(NamedTuple):
     """The softmax of a block of pixels, split at the label, and not yet multiplied by `scale`.
 
     All sums are of positive terms, so that 1 - p of the label, `rest * scale`, keeps its digits.
@@ -108,9 +108,9 @@ class _Pixels(NamedTuple):
         return losses if self.keep is None else torch.where(self.keep, losses, 0.0)
 
 
-def _pixels(
+def pixels_in_blocks(
     x: Tensor, y: Tensor, where: Tensor | None, function: str | None
-) -> Iterator[tuple[int, slice, _Pixels]]:
+) -> Iterator[tuple[int, slice, Pixels]]:
     """All blocks. With the name of a function labels are checked, and `below` is made."""
     wide, classes = wide_dtype(x), x.shape[1]
     memory = x.new_empty(max(block_size(x, 16), classes), dtype=wide)
@@ -144,7 +144,7 @@ def _pixels(
             scale = (rest + label).reciprocal_()
             if keep is not None:
                 scale.mul_(cleaned(keep, wide, None))
-            yield a, columns, _Pixels(labels, others, label, rest, scale, below, keep)
+            yield a, columns, Pixels(labels, others, label, rest, scale, below, keep)
 
 
 def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tupl
 
 def _class_value(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     sums = x.new_zeros(len(x), 3 + ce, x.shape[1], dtype=torch.float64)
-    for a, _, block in _pixels(x, y, where, function):
+    for a, _, block in pixels_in_blocks(x, y, where, function):
         by_label = {0: block.label * block.scale, 2: block.rest * block.scale}
         if ce:
             by_label[3] = block.cross_entropy()
@@ -178,7 +178,7 @@ def _class_gradient(
 ) -> Tensor:
     result = torch.empty_like(x)
     g = g.mT.to(wide_dtype(x)).contiguous()
-    for a, columns, (labels, others, label, rest, scale, *_) in _pixels(x, y, where, None):
+    for a, columns, (labels, others, label, rest, scale, *_) in pixels_in_blocks(x, y, where, None):
         p, q = label * scale, rest * scale
         # With G the derivative by each p, that by a logit is p (G - sum of p G).
         of_others = g[a, 1]
@@ -193,29 +193,29 @@ def _class_gradient(
         into = result[a, :, columns]
         out = into if into.dtype == others.dtype else torch.empty_like(others)
         torch.addr(shift.mul_(scale), of_others, scale, out=out).mul_(others)
-        _put(into, out, at_label, labels)
+        put(into, out, at_label, labels)
     return result
 
 
 def _ce_value(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     result = x.new_empty(y.shape, dtype=wide_dtype(x))
-    for a, columns, block in _pixels(x, y, where, function):
+    for a, columns, block in pixels_in_blocks(x, y, where, function):
         result[a, columns] = block.cross_entropy()
     return result
 
 
 def _ce_gradient(function: str, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
     result = torch.empty_like(x)
-    for a, columns, (labels, others, _, rest, scale, *_) in _pixels(x, y, where, None):
+    for a, columns, (labels, others, _, rest, scale, *_) in pixels_in_blocks(x, y, where, None):
         factor = scale.mul_(g[a, columns])
         into = result[a, :, columns]
         out = into if into.dtype == others.dtype else others
         torch.mul(others, factor, out=out)
-        _put(into, out, rest.mul_(factor).neg_(), labels)
+        put(into, out, rest.mul_(factor).neg_(), labels)
     return result
 
 
-def _put(into: Tensor, out: Tensor, at_label: Tensor, labels: Tensor) -> None:
+def put(into: Tensor, out: Tensor, at_label: Tensor, labels: Tensor) -> None:
     """Finish the gradient of a block: what is given for the labels, and the dtype of the data."""
     if out is not into:
         into.copy_(out)

@@ -92,7 +92,7 @@ class Kernel:
 
     The first axis of all tensors is the one that vmap adds to; x is differentiated, and y too if it
     is floating. `keeping` are a value that comes with a tensor as large as x, or None, and a
-    gradient in the place of this tensor, or None.
+    gradient in the place of this tensor (the first argument, before the others), or None.
     """
 
     value: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -169,7 +169,7 @@ class _Gradient(Function):
                 here, tensor = kept.take(x, y, where)
                 if not here:  # made again, so that a second gradient is the first to the bit
                     tensor = value(x, y, where)[1]
-                result: Tensor | None = None if tensor is None else gradient(tensor, y, where, g)
+                result: Tensor | None = None if tensor is None else gradient(tensor, x, y, where, g)
                 if result is not None:
                     return result
             return kernel.gradient(x, y, where, g)

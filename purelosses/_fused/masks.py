@@ -181,7 +181,9 @@ def _lost(rest: list[float], whole: list[float]) -> bool:
     return any(4.0 * a < b for a, b in zip(rest, whole, strict=True))
 
 
-def _from_errors(errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor | None:
+def _from_errors(
+    errors: Tensor, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor | None:
     """The gradient, in the place of what `_sums` left."""
     return (_from_signed if g.shape[1] == 5 else _from_shares)(errors, y, where, g)
 

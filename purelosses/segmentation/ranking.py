@@ -1,20 +1,23 @@
 r"""Lovász losses: the Jaccard loss extended from masks to errors that are ranked by size."""
 
-import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_axis, check_choice, check_floating
+from purelosses._checks import check_axis, check_choice, check_floating, check_target
+from purelosses._fused import ranks
+from purelosses._fused.blocks import regions_last
 from purelosses._numerics import softmax_and_complement
 from purelosses._types import Reduction
 from purelosses.segmentation.pixels import (
     Classes,
     check_regions,
+    clean_pixels,
     count_pixels,
     masked,
-    masked_pixels,
+    pixel_mask,
     reduce_regions,
 )
 
@@ -94,13 +97,13 @@ def lovasz_hinge_loss(
     function = "lovasz_hinge_loss"
     regions = check_regions(function, "logits", logits, None, None, dim)
     check_choice(function, "method", method, ("sort", "histogram"))
-    logits, target, where = masked_pixels(function, "logits", logits, target, None, where)
-    positive = target > 0.5
-    # 1 - x (2 y - 1), with as few tensors of full size as can be: they are what costs time here.
-    sign = torch.rsub(positive.to(logits.dtype), 1, alpha=2)
-    errors = masked(torch.addcmul(logits.new_ones(()), logits, sign).relu(), where)
-    losses = _lovasz_extension(errors, positive, where, regions.dim, method, largest=16)
-    count = count_pixels(logits, where, regions.dim)
+    check_target(function, target, logits, "logits", None)
+    where = pixel_mask(function, "logits", logits, None, where)
+    formula, rank = partial(_hinge_losses, method), partial(_rank, method, 16)
+    losses = ranks.hinge(logits, target, where, regions.dim, rank, formula)
+    if losses is None:
+        losses = formula(logits, target, where, regions.dim)
+    count = count_pixels(logits, where, regions.dim, losses.dtype)
     return reduce_regions(function, losses, count, None, "all", None, weights, reduction)
 
 
@@ -183,34 +186,63 @@ def lovasz_softmax_loss(
     class_dim = check_axis(function, "class_dim", class_dim, logits.ndim, "logits")
     regions = check_regions(function, "logits", logits, "softmax", class_dim, dim)
     check_choice(function, "method", method, ("sort", "histogram"))
-    logits, target, counted = masked_pixels(function, "logits", logits, target, class_dim, where)
-    probs, complement = softmax_and_complement(logits, class_dim)
-    # A product, so that a bad label, NaN, is NaN here.
-    errors = masked(target * complement + (1 - target) * probs, counted)
-    positive = target > 0.5
-    losses = _lovasz_extension(errors, positive, counted, regions.dim, method, largest=1)
-    count = count_pixels(logits, counted, regions.dim)
-    size = target.sum(regions.dim)
+    check_target(function, target, logits, "logits", class_dim)
+    where = pixel_mask(function, "logits", logits, class_dim, where)
+    formula, rank = partial(_softmax_losses, method), partial(_rank, method, 1)
+    found = ranks.softmax(function, logits, target, where, class_dim, regions.dim, rank, formula)
+    if found is None:
+        found = formula(logits, target, where, class_dim, regions.dim)
+    losses, size = found.unbind(-1)
+    count = count_pixels(logits, where, regions.dim, losses.dtype)
     return reduce_regions(
         function, losses, count, size, classes, regions.class_axis, weights, reduction
     )
 
 
-def _lovasz_extension(
-    errors: Tensor,
-    positive: Tensor,
-    counted: Tensor | None,
-    dim: tuple[int, ...],
-    method: str,
-    largest: int,
+def _hinge_losses(
+    method: str, logits: Tensor, target: Tensor, counted: Tensor | None, dim: tuple[int, ...]
 ) -> Tensor:
-    """Σ errors × weights, where the weight of a pixel depends on the ranks alone: no gradient."""
-    counted = None if counted is None else _rows(counted.expand(errors.shape), dim)
-    errors, positive = _rows(errors, dim), _rows(positive, dim)
-    if method == "sort" or _few(errors.shape[-1]) or not errors.numel():
-        weights = _weights_by_sorting(errors.detach(), positive, counted)
-    else:
-        weights = _weights_by_histogram(errors.detach(), positive, counted, largest)
+    """The loss of every region."""
+    logits, target = clean_pixels("lovasz_hinge_loss", logits, target, None, counted)
+    positive = target > 0.5
+    # 1 - x (2 y - 1), with as few tensors of full size as can be: they are what costs time here.
+    sign = torch.rsub(positive.to(logits.dtype), 1, alpha=2)
+    errors = masked(torch.addcmul(logits.new_ones(()), logits, sign).relu(), counted)
+    return _lovasz_extension(errors, positive, dim, method, 16)
+
+
+def _softmax_losses(
+    method: str,
+    logits: Tensor,
+    target: Tensor,
+    counted: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+) -> Tensor:
+    """The loss of every region, and how much of it is of the class."""
+    logits, target = clean_pixels("lovasz_softmax_loss", logits, target, class_dim, counted)
+    probs, complement = softmax_and_complement(logits, class_dim)
+    # A product, so that a bad label, NaN, is NaN here.
+    errors = masked(target * complement + (1 - target) * probs, counted)
+    losses = _lovasz_extension(errors, target > 0.5, dim, method, 1)
+    return torch.stack([losses, target.sum(dim)], -1)
+
+
+def _lovasz_extension(
+    errors: Tensor, positive: Tensor, dim: tuple[int, ...], method: str, largest: int
+) -> Tensor:
+    """Σ errors × weights, where the weight of a pixel depends on the ranks alone: no gradient.
+
+    An error of 0 is behind all others, and its weight does not matter.
+    """
+    errors, positive = regions_last(errors, dim), regions_last(positive, dim)
+    few = _few(errors.shape[-1]) or not errors.numel()
+    weigh = _weights_by_sorting if few or method == "sort" else partial(_by_counting, largest)
+    if few or torch.compiler.is_compiling():
+        weights = weigh(errors.detach(), positive)
+    else:  # in the memory of one region, and torch has a faster sort for a single axis
+        rows = (x.reshape(-1, x.shape[-1]).unbind(0) for x in (errors.detach(), positive))
+        weights = torch.stack(list(map(weigh, *rows))).reshape(errors.shape)
     return (errors * weights).sum(-1)
 
 
@@ -223,67 +255,91 @@ def _few(pixels: int) -> bool:
     return pixels < _SORT_BELOW
 
 
-def _rows(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """The pixels of a region along one last axis."""
-    units = [axis for axis in range(x.ndim) if axis not in dim]
-    shape = [x.shape[axis] for axis in units]
-    pixels = math.prod([x.shape[axis] for axis in dim])
-    return x.permute(*units, *dim).reshape([*shape, pixels])
+def _rank(method: str, largest: int, errors: Tensor, positive: Tensor, total: int) -> float:
+    """The loss of one region, and in the place of its errors the slopes: see `ranks.Rank`."""
+    if method == "sort" or _few(len(errors)):
+        return _rank_by_sorting(errors, positive, total)
+    return _rank_by_counting(largest, errors, positive, total)
 
 
-def _weights_by_sorting(errors: Tensor, positive: Tensor, counted: Tensor | None) -> Tensor:
+# By sorting: whole numbers, which is faster
+
+
+def _weights_by_sorting(errors: Tensor, positive: Tensor) -> Tensor:
+    order = _pattern(errors).bitwise_not().argsort(dim=-1, stable=True)
+    found = positive.gather(-1, order).int()
+    place = torch.arange(errors.shape[-1], device=errors.device)
+    larger, total = found.cumsum(-1) - found, positive.sum(-1, keepdim=True)
+    growth = _growth(found.to(errors.dtype), place, larger, total)
+    # Without foreground, the first mistake makes the Jaccard loss 1.
+    growth = torch.where((total == 0) & (place == 0), 1.0, growth)
+    return torch.zeros_like(growth).scatter(-1, order, growth)
+
+
+def _rank_by_sorting(errors: Tensor, positive: Tensor, total: int) -> float:
+    """In the memory of the errors and of what `sort` returns."""
+    patterns, order = _pattern(errors).bitwise_not_().sort(stable=True)
+    ordered = patterns.bitwise_not_().view(errors.dtype)
+    found = positive.index_select(0, order).view(torch.uint8)
+    loss, ahead = 0.0, 0
+    for start in range(0, len(errors), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        error, foreground = ordered[block], found[block]
+        counts = foreground.cumsum(0, dtype=torch.int32).add_(ahead)
+        ahead = int(counts[-1])
+        place = torch.arange(start, start + len(error), dtype=torch.int32)
+        foreground = foreground.to(error.dtype)
+        growth = _growth(foreground, place, counts.sub_(found[block]), total)
+        if not total and not start:
+            growth[0] = 1.0
+        loss += float((error * growth).sum())
+        error.sign_().mul_(growth).mul_(torch.rsub(foreground, 1.0, alpha=2.0))
+    errors.scatter_(0, order, ordered)
+    return loss
+
+
+def _growth(found: Tensor, place: Tensor, larger: Tensor, total: Tensor | int) -> Tensor:
     """How much the Jaccard loss grows when a pixel joins all those of larger error.
 
-    From counts, which are exact, rather than as differences of neighbouring Jaccard losses.
+    From counts, which are exact, rather than as differences of neighbouring Jaccard losses: there
+    are `place` pixels of larger error, `larger` of them foreground.
     """
-    if counted is not None:
-        errors = torch.where(counted, errors, -1.0)  # behind all others
-    order = errors.argsort(dim=-1, descending=True, stable=True)
-    found = positive.gather(-1, order).long()
-    rank = torch.arange(errors.shape[-1], device=errors.device)
-    positives = found.cumsum(-1) - found  # of larger error
-    total = positive.sum(-1, keepdim=True)
-    rest = (total - positives).to(errors.dtype)
-    union = (total + rank - positives).clamp_min(1).to(errors.dtype)
-    ranked = torch.where(found > 0, 1 / union, rest / (union * (union + 1)))
-    # Without foreground, the first mistake makes the Jaccard loss 1.
-    ranked = torch.where(total == 0, (rank == 0).to(ranked.dtype), ranked)
-    return torch.zeros_like(ranked).scatter(-1, order, ranked)
+    union = (place + (total - larger)).clamp_min(1).to(found.dtype)
+    return ((1 - found) * (total - larger) / (union + 1) + found) / union
 
 
-def _weights_by_histogram(
-    errors: Tensor, positive: Tensor, counted: Tensor | None, largest: int
-) -> Tensor:
-    """The same with the errors in buckets, which only needs to count."""
-    counting = errors > 0 if counted is None else (errors > 0) & counted
-    if torch.compiler.is_compiling():  # which fuses what follows
-        (weights,) = _weights_by_counting(errors, positive, counting, largest)
-        return weights
-    # One region after the other, in blocks that fit the cache: the integers in between are then
-    # never written to memory.
-    rows = [x.reshape(-1, x.shape[-1]).unbind(0) for x in (errors, positive, counting)]
-    pieces = [
-        _weights_by_counting(e, y, one, largest, _BLOCK) for e, y, one in zip(*rows, strict=True)
-    ]
-    return torch.cat([piece for row in pieces for piece in row]).reshape(errors.shape)
+# By counting
 
 
-def _weights_by_counting(
-    errors: Tensor, positive: Tensor, counting: Tensor, largest: int, block: int | None = None
-) -> list[Tensor]:
-    """The weights, in blocks. Errors of 0 need no counting: they are behind all others."""
-    blocks = [(errors, positive, counting)]
-    if block is not None:
-        split = (torch.split(x, block) for x in (errors, positive, counting))
-        blocks = list(zip(*split, strict=True))
-    indices = [_bucket(e, y, largest) for e, y, _ in blocks]
-    buckets = [*errors.shape[:-1], 2 * (_OCTAVES << _DIGITS)]
-    counts = torch.zeros(buckets, dtype=torch.float64, device=errors.device)
-    for index, (*_, one) in zip(indices, blocks, strict=True):
-        counts = counts.scatter_add(-1, index.long(), one.double())
-    negatives, positives = counts.reshape(*errors.shape[:-1], -1, 2).unbind(-1)
+def _by_counting(largest: int, errors: Tensor, positive: Tensor) -> Tensor:
+    bucket = _bucket(errors, positive, largest).long()
+    shape = [*errors.shape[:-1], 2 * (_OCTAVES << _DIGITS)]
+    counts = torch.zeros(shape, dtype=torch.float64, device=errors.device)
+    counts = counts.scatter_add(-1, bucket, (errors > 0).double())
+    growth = _growth_of_buckets(counts, positive.sum(-1, keepdim=True))
+    return growth.to(errors.dtype).gather(-1, bucket)
 
-    total = positive.sum(-1, keepdim=True)
+
+def _rank_by_counting(largest: int, errors: Tensor, positive: Tensor, total: int) -> float:
+    """In blocks that fit the cache; only the buckets are written to memory."""
+    blocks = list(zip(torch.split(errors, _BLOCK), torch.split(positive, _BLOCK), strict=True))
+    buckets = [_bucket(error, foreground, largest) for error, foreground in blocks]
+    counts = torch.zeros(2 * (_OCTAVES << _DIGITS), dtype=torch.float64)
+    for bucket, (error, _) in zip(buckets, blocks, strict=True):
+        counts.scatter_add_(0, bucket.long(), error.sign().double())
+    growth = _growth_of_buckets(counts, total).to(errors.dtype)
+    signed = (growth.view(-1, 2) * growth.new_tensor([1.0, -1.0])).flatten()
+    loss = 0.0
+    for bucket, (error, _) in zip(buckets, blocks, strict=True):
+        slope = signed.index_select(0, bucket)
+        loss += float((error * slope.abs()).sum())
+        error.sign_().mul_(slope)
+    return loss
+
+
+def _growth_of_buckets(counts: Tensor, total: Tensor | int) -> Tensor:
+    """The same for the pixels of a bucket. Errors of 0 need no counting: they are behind all."""
+    negatives, positives = counts.reshape(*counts.shape[:-1], -1, 2).unbind(-1)
     # Those of the bucket itself included, and then without them.
     larger_negatives, larger_positives = (
         x.flip(-1).cumsum(-1).flip(-1) for x in (negatives, positives)
@@ -293,20 +349,23 @@ def _weights_by_counting(
     # Within a bucket either kind may come first: a pixel gets the mean of both orders, and the
     # weights of a bucket add up to the growth of the Jaccard loss over it.
     rest = total - larger_positives + positives / 2
+    of_negatives = rest * before * after
     # Without foreground the first mistake counts alone, here the pixels of the first bucket.
-    first = (larger_negatives == negatives) & (negatives > 0)
-    alone = torch.where(first, 1 / negatives.clamp_min(1), 0.0)
-    of_negatives = torch.where(total == 0, alone, rest * before * after)
-    table = torch.stack([of_negatives, (before + after) / 2], -1).to(errors.dtype).flatten(-2)
-    return [table.gather(-1, index.long()) for index in indices]
+    first = (negatives > 0) & (total + larger_negatives == negatives)
+    of_negatives = torch.where(first, 1 / negatives.clamp_min(1), of_negatives)
+    return torch.stack([of_negatives, (before + after) / 2], -1).flatten(-2)
 
 
 def _bucket(errors: Tensor, positive: Tensor, largest: int) -> Tensor:
     """Twice the number of the bucket, plus 1 for the foreground."""
-    double = errors.dtype == torch.float64
-    mantissa, bias = (52, 1023) if double else (23, 127)
-    # The bit pattern of a positive floating-point number grows with it.
-    pattern = errors.view(torch.int64 if double else torch.int32) >> (mantissa - _DIGITS)
+    mantissa, bias = (52, 1023) if errors.dtype == torch.float64 else (23, 127)
     lowest = (bias + largest - _OCTAVES) << _DIGITS
-    bucket = (pattern - lowest).clamp(0, (_OCTAVES << _DIGITS) - 1)
+    bucket = ((_pattern(errors) >> (mantissa - _DIGITS)) - lowest).clamp(
+        0, (_OCTAVES << _DIGITS) - 1
+    )
     return 2 * bucket + positive.to(bucket.dtype)
+
+
+def _pattern(errors: Tensor) -> Tensor:
+    """The bit pattern of positive floating-point numbers, a whole number that grows with them."""
+    return errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32)

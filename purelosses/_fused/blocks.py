@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ def regions_last(x: Tensor, dim: tuple[int, ...]) -> Tensor:
     shape = [x.shape[axis] for axis in units]
     elements = math.prod([x.shape[axis] for axis in dim])
     return x.permute(*units, *dim).reshape([*shape, elements])
+
+
+def number(x: Tensor) -> Any:
+    """The value of a scalar. `tolist`, unlike `item`, is no operation that a tracer sees."""
+    return x.tolist()
 
 
 def in_blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:

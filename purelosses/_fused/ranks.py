@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from purelosses._fused import launch
-from purelosses._fused.blocks import block_size, cleaned, is_short, regions_last, wide_dtype
+from purelosses._fused.blocks import block_size, cleaned, number, regions_last, wide_dtype
 from purelosses._fused.classes import pixels_in_blocks, put
 from purelosses._fused.launch import Kernel
+
+# Pixels of a region, below which it is faster to sort all regions at once.
+FEWEST = 1 << 12
 
 # The loss of a region, from its errors, what is foreground, and how much that is. In the place of
 # the errors come the slopes by the predictions: negative for the foreground, 0 where the error is.
@@ -51,10 +54,11 @@ def softmax(
     where: Tensor | None,
     class_dim: int,
     dim: tuple[int, ...],
+    present: bool,
     rank: Rank,
     formula: Formula,
 ) -> Tensor | None:
-    """The loss of every region, and its size."""
+    """The loss of every region, or only of those that have a target; and how large that is."""
     if labels.ndim == logits.ndim or class_dim in dim or not _pays(logits, labels, where, dim):
         return None
     axis = class_dim - sum(axis < class_dim for axis in dim)  # of the classes among the regions
@@ -65,7 +69,7 @@ def softmax(
     if where is not None:
         keep = regions_last(where.squeeze(class_dim).expand(labels.shape), dim).reshape(y.shape)
     kernel = _kernel(
-        partial(_softmax, function, rank),
+        partial(_softmax, function, present, rank),
         _softmax_gradient,
         partial(_of_labels, partial(formula, class_dim=1, dim=(2,))),
     )
@@ -79,8 +83,8 @@ def _of_labels(formula: Formula, x: Tensor, y: Tensor, where: Tensor | None) -> 
 
 
 def _pays(first: Tensor, target: Tensor, where: Tensor | None, dim: tuple[int, ...]) -> bool:
-    short = is_short(math.prod([first.shape[axis] for axis in dim]))
-    return not short and launch.applies(first, target, where)
+    pixels = math.prod([first.shape[axis] for axis in dim])
+    return pixels >= FEWEST and launch.applies(first, target, where, times=0.5)
 
 
 def _kernel(
@@ -105,15 +109,13 @@ def _hinge(rank: Rank, x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tens
         for start in range(0, len(errors), size):
             block = slice(start, start + size)
             keep = None if where is None else where[row, block]
-            target, error = cleaned(positive[block], slopes.dtype, None), errors[block]
+            target, error = cleaned(positive[block], one.dtype, None), errors[block]
             # 1 - x (2 y - 1), 0 where it does not count
-            torch.sub(one, target, alpha=2, out=error).mul_(
-                cleaned(x[row, block], slopes.dtype, keep)
-            )
-            error.add_(one).clamp_min_(0.0)
+            torch.sub(one, target, alpha=2, out=error)
+            error.mul_(cleaned(x[row, block], error.dtype, keep)).add_(one).clamp_min_(0.0)
             if keep is not None:
-                error.mul_(cleaned(keep, slopes.dtype, None))
-        losses.append(rank(errors, positive, int(positive.sum())))
+                error.mul_(cleaned(keep, error.dtype, None))
+        losses.append(rank(errors, positive, number(positive.sum())))
     return slopes.new_tensor(losses), slopes
 
 
@@ -124,7 +126,7 @@ def _hinge_gradient(
 
 
 def _softmax(
-    function: str, rank: Rank, x: Tensor, y: Tensor, where: Tensor | None
+    function: str, present: bool, rank: Rank, x: Tensor, y: Tensor, where: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     slopes = x.new_empty(x.shape, dtype=wide_dtype(x))
     for a, columns, block in pixels_in_blocks(x, y, where, function):
@@ -135,8 +137,12 @@ def _softmax(
         positive = y[a] == c
         if where is not None:
             positive &= where[a]
-        size = int(positive.sum())
-        found.append([rank(slopes[a, c], positive, size), size])
+        size = number(positive.sum())
+        if present and not size:
+            slopes[a, c].zero_()
+            found.append([0.0, 0])
+        else:
+            found.append([rank(slopes[a, c], positive, size), size])
     return slopes.new_tensor(found).view(*x.shape[:2], 2), slopes
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from purelosses._checks import check_axis, check_choice, check_floating, check_target
 from purelosses._fused import ranks
-from purelosses._fused.blocks import regions_last
+from purelosses._fused.blocks import number, regions_last
 from purelosses._numerics import softmax_and_complement
 from purelosses._types import Reduction
 from purelosses.segmentation.pixels import (
@@ -24,8 +24,9 @@ from purelosses.segmentation.pixels import (
 # The buckets of a histogram are floating-point numbers without their last digits: 32 powers of two,
 # each in 2 ** 11 steps.
 _OCTAVES, _DIGITS = 32, 11
+_BUCKETS = _OCTAVES << _DIGITS
 _SORT_BELOW = 2**15  # pixels of a region, below which sorting is faster
-_BLOCK = 2**17  # pixels whose intermediate results fit the cache
+_BLOCK = 2**15  # pixels whose intermediate results fit the cache
 
 
 def lovasz_hinge_loss(
@@ -189,7 +190,10 @@ def lovasz_softmax_loss(
     check_target(function, target, logits, "logits", class_dim)
     where = pixel_mask(function, "logits", logits, class_dim, where)
     formula, rank = partial(_softmax_losses, method), partial(_rank, method, 1)
-    found = ranks.softmax(function, logits, target, where, class_dim, regions.dim, rank, formula)
+    present = classes == "present"
+    found = ranks.softmax(
+        function, logits, target, where, class_dim, regions.dim, present, rank, formula
+    )
     if found is None:
         found = formula(logits, target, where, class_dim, regions.dim)
     losses, size = found.unbind(-1)
@@ -237,7 +241,9 @@ def _lovasz_extension(
     """
     errors, positive = regions_last(errors, dim), regions_last(positive, dim)
     few = _few(errors.shape[-1]) or not errors.numel()
-    weigh = _weights_by_sorting if few or method == "sort" else partial(_by_counting, largest)
+    weigh = (
+        _weights_by_sorting if few or method == "sort" else partial(_weights_by_counting, largest)
+    )
     if few or torch.compiler.is_compiling():
         weights = weigh(errors.detach(), positive)
     else:  # in the memory of one region, and torch has a faster sort for a single axis
@@ -268,9 +274,9 @@ def _rank(method: str, largest: int, errors: Tensor, positive: Tensor, total: in
 def _weights_by_sorting(errors: Tensor, positive: Tensor) -> Tensor:
     order = _pattern(errors).bitwise_not().argsort(dim=-1, stable=True)
     found = positive.gather(-1, order).int()
+    total = found.sum(-1, keepdim=True)
     place = torch.arange(errors.shape[-1], device=errors.device)
-    larger, total = found.cumsum(-1) - found, positive.sum(-1, keepdim=True)
-    growth = _growth(found.to(errors.dtype), place, larger, total)
+    growth = _growth(found.to(errors.dtype), total - found.cumsum(-1) + found, place)
     # Without foreground, the first mistake makes the Jaccard loss 1.
     growth = torch.where((total == 0) & (place == 0), 1.0, growth)
     return torch.zeros_like(growth).scatter(-1, order, growth)
@@ -281,39 +287,38 @@ def _rank_by_sorting(errors: Tensor, positive: Tensor, total: int) -> float:
     patterns, order = _pattern(errors).bitwise_not_().sort(stable=True)
     ordered = patterns.bitwise_not_().view(errors.dtype)
     found = positive.index_select(0, order).view(torch.uint8)
-    loss, ahead = 0.0, 0
+    numbers = torch.arange(min(len(errors), _BLOCK), dtype=torch.int32)
+    loss, left = 0.0, total
     for start in range(0, len(errors), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        error, foreground = ordered[block], found[block]
-        counts = foreground.cumsum(0, dtype=torch.int32).add_(ahead)
-        ahead = int(counts[-1])
-        place = torch.arange(start, start + len(error), dtype=torch.int32)
-        foreground = foreground.to(error.dtype)
-        growth = _growth(foreground, place, counts.sub_(found[block]), total)
+        error, one = (x[start : start + _BLOCK] for x in (ordered, found))
+        missed = (one - one.cumsum(0, dtype=torch.int32)).add_(left)
+        foreground, place = one.to(error.dtype), numbers[: len(error)] + start
+        growth = _growth(foreground, missed, place)
         if not total and not start:
             growth[0] = 1.0
-        loss += float((error * growth).sum())
+        left = number(missed[-1] - one[-1])
+        loss += number((error * growth).sum())
         error.sign_().mul_(growth).mul_(torch.rsub(foreground, 1.0, alpha=2.0))
     errors.scatter_(0, order, ordered)
     return loss
 
 
-def _growth(found: Tensor, place: Tensor, larger: Tensor, total: Tensor | int) -> Tensor:
+def _growth(found: Tensor, missed: Tensor, place: Tensor) -> Tensor:
     """How much the Jaccard loss grows when a pixel joins all those of larger error.
 
-    From counts, which are exact, rather than as differences of neighbouring Jaccard losses: there
-    are `place` pixels of larger error, `larger` of them foreground.
+    From counts, which are exact, rather than as differences of neighbouring Jaccard losses: of
+    larger error are `place` pixels, and not of larger error are `missed` pixels of the foreground.
     """
-    union = (place + (total - larger)).clamp_min(1).to(found.dtype)
-    return ((1 - found) * (total - larger) / (union + 1) + found) / union
+    union = (missed + place).clamp_min(1).to(found.dtype)
+    return ((1 - found) * missed.to(found.dtype) / (union + 1) + found) / union
 
 
 # By counting
 
 
-def _by_counting(largest: int, errors: Tensor, positive: Tensor) -> Tensor:
+def _weights_by_counting(largest: int, errors: Tensor, positive: Tensor) -> Tensor:
     bucket = _bucket(errors, positive, largest).long()
-    shape = [*errors.shape[:-1], 2 * (_OCTAVES << _DIGITS)]
+    shape = [*errors.shape[:-1], 2 * _BUCKETS]
     counts = torch.zeros(shape, dtype=torch.float64, device=errors.device)
     counts = counts.scatter_add(-1, bucket, (errors > 0).double())
     growth = _growth_of_buckets(counts, positive.sum(-1, keepdim=True))
@@ -321,51 +326,46 @@ def _by_counting(largest: int, errors: Tensor, positive: Tensor) -> Tensor:
 
 
 def _rank_by_counting(largest: int, errors: Tensor, positive: Tensor, total: int) -> float:
-    """In blocks that fit the cache; only the buckets are written to memory."""
+    """In blocks that fit the cache, so that no integers are written to memory."""
     blocks = list(zip(torch.split(errors, _BLOCK), torch.split(positive, _BLOCK), strict=True))
-    buckets = [_bucket(error, foreground, largest) for error, foreground in blocks]
-    counts = torch.zeros(2 * (_OCTAVES << _DIGITS), dtype=torch.float64)
-    for bucket, (error, _) in zip(buckets, blocks, strict=True):
+    counts = torch.zeros(2 * _BUCKETS, dtype=torch.float64)
+    for error, foreground in blocks:
+        bucket = _bucket(error, foreground, largest)
         counts.scatter_add_(0, bucket.long(), error.sign().double())
-    growth = _growth_of_buckets(counts, total).to(errors.dtype)
-    signed = (growth.view(-1, 2) * growth.new_tensor([1.0, -1.0])).flatten()
-    loss = 0.0
-    for bucket, (error, _) in zip(buckets, blocks, strict=True):
-        slope = signed.index_select(0, bucket)
-        loss += float((error * slope.abs()).sum())
+    slopes, loss = _growth_of_buckets(counts, total).to(errors.dtype), 0.0
+    slopes[_BUCKETS:].neg_()
+    for error, foreground in blocks:
+        slope = slopes.index_select(0, _bucket(error, foreground, largest))
+        loss += number((error * slope).abs_().sum())
         error.sign_().mul_(slope)
     return loss
 
 
 def _growth_of_buckets(counts: Tensor, total: Tensor | int) -> Tensor:
     """The same for the pixels of a bucket. Errors of 0 need no counting: they are behind all."""
-    negatives, positives = counts.reshape(*counts.shape[:-1], -1, 2).unbind(-1)
+    counts = counts.reshape(*counts.shape[:-1], 2, _BUCKETS)
+    negatives, positives = counts.unbind(-2)
     # Those of the bucket itself included, and then without them.
-    larger_negatives, larger_positives = (
-        x.flip(-1).cumsum(-1).flip(-1) for x in (negatives, positives)
-    )
+    larger_negatives, larger_positives = counts.cumsum(-1).unbind(-2)
     after = 1 / (total + larger_negatives).clamp_min(1)
     before = 1 / (total + larger_negatives - negatives).clamp_min(1)
     # Within a bucket either kind may come first: a pixel gets the mean of both orders, and the
     # weights of a bucket add up to the growth of the Jaccard loss over it.
     rest = total - larger_positives + positives / 2
-    of_negatives = rest * before * after
     # Without foreground the first mistake counts alone, here the pixels of the first bucket.
     first = (negatives > 0) & (total + larger_negatives == negatives)
-    of_negatives = torch.where(first, 1 / negatives.clamp_min(1), of_negatives)
-    return torch.stack([of_negatives, (before + after) / 2], -1).flatten(-2)
+    of_negatives = torch.where(first, 1 / negatives.clamp_min(1), rest * before * after)
+    return torch.cat([of_negatives, (before + after) / 2], -1)
 
 
 def _bucket(errors: Tensor, positive: Tensor, largest: int) -> Tensor:
-    """Twice the number of the bucket, plus 1 for the foreground."""
+    """The number of the bucket, from the largest errors on; those of the foreground follow."""
     mantissa, bias = (52, 1023) if errors.dtype == torch.float64 else (23, 127)
-    lowest = (bias + largest - _OCTAVES) << _DIGITS
-    bucket = ((_pattern(errors) >> (mantissa - _DIGITS)) - lowest).clamp(
-        0, (_OCTAVES << _DIGITS) - 1
-    )
-    return 2 * bucket + positive.to(bucket.dtype)
+    highest = ((bias + largest) << _DIGITS) - 1
+    bucket = (highest - (_pattern(errors) >> (mantissa - _DIGITS))).clamp(0, _BUCKETS - 1)
+    return bucket + _BUCKETS * positive.to(bucket.dtype)
 
 
 def _pattern(errors: Tensor) -> Tensor:
-    """The bit pattern of positive floating-point numbers, a whole number that grows with them."""
+    """The bits of floating-point numbers: of positive ones, a whole number that grows with them."""
     return errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32)

@@ -6,6 +6,7 @@ span several of them and several regions share one.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -677,6 +678,47 @@ def test_classes_last(dim: tuple[int, ...], taken: Taken, plain: Any) -> None:
     both = torch.func.grad_and_value(lambda x: pl.cross_entropy_loss(x, labels, class_dim=-1))
     close(both(x), plain(lambda: both(x)))
     assert taken.count == 2
+
+
+# Of the last one, regions span the classes, which only the formula does.
+@pytest.mark.parametrize("dim", [(2, 3), (0, 2, 3), (3,), (0, 2), (1, 2, 3)])
+@pytest.mark.parametrize("method", ["sort", "histogram"])
+@pytest.mark.parametrize("loss", [pl.lovasz_hinge_loss, pl.lovasz_softmax_loss])
+def test_regions_of_ranks(
+    loss: Loss,
+    method: str,
+    dim: tuple[int, ...],
+    taken: Taken,
+    plain: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranking, "_SORT_BELOW", 0)
+    masks = loss is pl.lovasz_hinge_loss
+    x, y = data(hinge if masks else ranked, size=6)
+    if not masks:
+        y[0] = y[0] % 2  # a class is absent
+    where = torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.3
+    where[1, :, 2] = False
+    for keep in (where, where[..., :1]):
+        given = keep if masks else keep[:, 0]
+        for options in ({"reduction": "none"}, {}) if masks else ({}, {"classes": "all"}):
+            bound = partial(loss, target=y, dim=dim, method=method, where=given, **options)
+            close(bound(x), plain(lambda bound=bound: bound(x)))
+            slopes = torch.func.grad(lambda x, bound=bound: bound(x).square().sum())
+            close(slopes(x), plain(lambda slopes=slopes: slopes(x)))
+    assert (taken.count > 0) == (masks or 1 not in dim)
+
+
+@pytest.mark.parametrize("method", ["sort", "histogram"])
+def test_ranks_of_regions_of_many_pixels(method: str, plain: Any) -> None:
+    """Several blocks of each; and without any foreground, or with nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(3, 300, 400, generator=generator, dtype=torch.float64)
+    y = torch.rand(x.shape, generator=generator) > torch.tensor([1.0, 0.7, -1.0])[:, None, None]
+    both = torch.func.grad_and_value(
+        lambda x: pl.lovasz_hinge_loss(x, y, dim=(1, 2), method=method)
+    )
+    close(both(x), plain(lambda: both(x)))
 
 
 @pytest.mark.parametrize("loss", LABELS)

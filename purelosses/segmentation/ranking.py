@@ -1,5 +1,6 @@
 r"""Lovász losses: the Jaccard loss extended from masks to errors that are ranked by size."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -55,7 +56,7 @@ def lovasz_hinge_loss(
         target: The mask, of the same shape: foreground where it is above one half.
         dim: The axes of one region, all of them by default. `(1, 2)` makes every image of a batch
             (N, H, W) a region of its own.
-        method: `"sort"` is exact. `"histogram"` needs no sorting and is several times faster:
+        method: `"sort"` is exact. `"histogram"` needs no sorting, which pays on large regions:
             errors of the same power of two that agree in 11 binary digits (a relative difference
             below 1/2048) count as tied, and tied pixels share their weight. Errors below
             $2^{-16}$ are all tied, and so are those above $2^{16}$. The gradient, in units of its
@@ -141,7 +142,7 @@ def lovasz_softmax_loss(
             class is a region of its own; `(0, 2, 3)` pools the batch of (N, C, H, W) logits.
         classes: Which classes count: `"present"` (regions that have a target), `"all"`, or a list
             of class labels. A region of a class that is absent costs its largest probability.
-        method: `"sort"` is exact. `"histogram"` needs no sorting and is several times faster:
+        method: `"sort"` is exact. `"histogram"` needs no sorting, which pays on large regions:
             errors of the same power of two that agree in 11 binary digits (a relative difference
             below 1/2048) count as tied, and tied pixels share their weight. Errors below
             $2^{-31}$ are all tied. The gradient, in units of its largest element, differs from the
@@ -241,9 +242,9 @@ def _lovasz_extension(
     """
     errors, positive = regions_last(errors, dim), regions_last(positive, dim)
     few = _few(errors.shape[-1]) or not errors.numel()
-    weigh = (
-        _weights_by_sorting if few or method == "sort" else partial(_weights_by_counting, largest)
-    )
+    weigh: Callable[[Tensor, Tensor], Tensor] = partial(_weights_by_counting, largest)
+    if few or method == "sort":
+        weigh = _weights_by_sorting
     if few or torch.compiler.is_compiling():
         weights = weigh(errors.detach(), positive)
     else:  # in the memory of one region, and torch has a faster sort for a single axis

@@ -201,7 +201,7 @@ def _focal_sum_gradient(
 
 
 def _focal_from_errors(
-    loss: _Focal, errors: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+    loss: _Focal, errors: Tensor, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
 ) -> Tensor:
     """e^gamma (gamma (1 - e) softplus(z) + e), times the weight, in the place of the errors."""
     gamma, shares, _ = loss
@@ -275,7 +275,9 @@ def _entropy_sums(x: Tensor, y: Tensor, where: Tensor | None, slopes: Tensor | N
     return torch.tensor(sums, dtype=wide)
 
 
-def _entropy_from_slopes(slopes: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+def _entropy_from_slopes(
+    slopes: Tensor, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
     return slopes.mul_(g.unsqueeze(1))
 
 

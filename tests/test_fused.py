@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 import purelosses as pl
 import purelosses.nn
-from purelosses._fused import blocks, launch, masks
+from purelosses._fused import blocks, launch, masks, ranks
 from purelosses.boxes import kernel
 from purelosses.laws import LAWS, Law, combine, judge, subjects
 from purelosses.registry import LOSSES
+from purelosses.segmentation import ranking
 
 # The losses that have a case on the fused path.
 AFFECTED = (
@@ -40,6 +41,8 @@ AFFECTED = (
     "iou_loss",
     "jaccard_loss",
     "log_cosh_dice_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
     "mcc_loss",
     "mpdiou_loss",
     "sigmoid_focal_loss",
@@ -66,6 +69,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     monkeypatch.setattr(blocks, "BLOCK", 64)
     monkeypatch.setattr(masks, "KEPT", 1)
     monkeypatch.setattr(kernel, "BLOCK", 64)
+    monkeypatch.setattr(ranks, "FEWEST", 1)
+    monkeypatch.setattr(ranking, "_BLOCK", 5)
     counter, run = Taken(), launch.run
 
     def counted(*arguments: Any) -> Tensor:
@@ -98,6 +103,8 @@ QUICK = {
     "dice_ce_loss",
     "dice_focal_loss",
     "giou_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
     "mcc_loss",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
@@ -191,6 +198,14 @@ def squares(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.tversky_loss(x, y, alpha=0.3, beta=0.6, **options)
 
 
+def hinge(x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return pl.lovasz_hinge_loss(x, y, dim=(-2, -1), **options)
+
+
+def ranked(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    return pl.lovasz_softmax_loss(x, labels, classes="all", **options)
+
+
 Loss = Callable[..., Tensor]
 LABELS = (
     classes,
@@ -200,8 +215,9 @@ LABELS = (
     focal_classes,
     focal_entropy,
     focal_below_one,
+    ranked,
 )
-MASKS = (binary, focal, mixed, squares, bernoulli, weighted)
+MASKS = (binary, focal, mixed, squares, bernoulli, weighted, hinge)
 KERNELS = MASKS + LABELS
 REGIONS = (binary, mixed, squares)
 ELEMENTS = (focal, bernoulli, weighted)
@@ -247,6 +263,7 @@ def test_under_vmap_the_size_is_that_of_the_whole(
     monkeypatch.setattr(launch, "THRESHOLD", 4000)
     monkeypatch.setattr(blocks, "SMALLEST", 1)
     monkeypatch.setattr(blocks, "SHORTEST", 1)
+    monkeypatch.setattr(ranks, "FEWEST", 1)
     x, y = data(loss, 50, size=5)
     torch.func.vmap(loss)(x, y)
     assert len(runs) == 1
@@ -349,7 +366,7 @@ def test_vmap(loss: Loss, soft: bool, taken: Taken, plain: Any) -> None:
     extra = torch.tensor(0)
 
     def with_where(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-        where = where.unsqueeze(-3) if loss in ELEMENTS else where
+        where = where.unsqueeze(-3) if loss in (*ELEMENTS, hinge) else where
         return loss(x, y, class_dim=-3) if loss in REGIONS else loss(x, y, where=where)
 
     calls: dict[str, Callable[[], Any]] = {
@@ -438,7 +455,7 @@ def test_checkpoint_and_a_second_backward(loss: Loss, taken: Taken) -> None:
     assert taken.count
 
 
-@pytest.mark.parametrize("loss", [binary, focal, squares, bernoulli])
+@pytest.mark.parametrize("loss", [binary, focal, squares, bernoulli, hinge, ranked])
 def test_what_a_forward_pass_keeps_is_used_once(
     loss: Loss, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,6 +544,8 @@ def test_accuracy_on_large_tensors(
     assert gradient.dtype == dtype
     assert abs(float(value) / float(exact) - 1) < 5e-7
     limit = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}[dtype]
+    if loss in (hinge, ranked):  # errors that float32 rounds to one another change places
+        limit = max(limit, 1e-5)
     assert relative(gradient, exact_gradient) < limit
     if masked:
         assert not gradient[~where if loss in MASKS else ~where[:, :1].expand_as(x)].any()
@@ -739,6 +758,47 @@ def test_class_weights(reduction: str, taken: Taken, plain: Any) -> None:
         both = loss(function)
         close(both(x, class_weights), plain(lambda both=both: both(x, class_weights)))
     assert taken.count == 2
+
+
+# Of the last one, regions span the classes, which only the formula does.
+@pytest.mark.parametrize("dim", [(2, 3), (0, 2, 3), (3,), (0, 2), (1, 2, 3)])
+@pytest.mark.parametrize("method", ["sort", "histogram"])
+@pytest.mark.parametrize("loss", [pl.lovasz_hinge_loss, pl.lovasz_softmax_loss])
+def test_regions_of_ranks(
+    loss: Loss,
+    method: str,
+    dim: tuple[int, ...],
+    taken: Taken,
+    plain: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranking, "_SORT_BELOW", 0)
+    masks = loss is pl.lovasz_hinge_loss
+    x, y = data(hinge if masks else ranked, size=6)
+    if not masks:
+        y[0] = y[0] % 2  # a class is absent
+    where = torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.3
+    where[1, :, 2] = False
+    for keep in (where, where[..., :1]):
+        given = keep if masks else keep[:, 0]
+        for options in ({"reduction": "none"}, {}) if masks else ({}, {"classes": "all"}):
+            bound = partial(loss, target=y, dim=dim, method=method, where=given, **options)
+            close(bound(x), plain(lambda bound=bound: bound(x)))
+            slopes = torch.func.grad(lambda x, bound=bound: bound(x).square().sum())
+            close(slopes(x), plain(lambda slopes=slopes: slopes(x)))
+    assert (taken.count > 0) == (masks or 1 not in dim)
+
+
+@pytest.mark.parametrize("method", ["sort", "histogram"])
+def test_ranks_of_regions_of_many_pixels(method: str, plain: Any) -> None:
+    """Several blocks of each; and without any foreground, or with nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(3, 300, 400, generator=generator, dtype=torch.float64)
+    y = torch.rand(x.shape, generator=generator) > torch.tensor([1.0, 0.7, -1.0])[:, None, None]
+    both = torch.func.grad_and_value(
+        lambda x: pl.lovasz_hinge_loss(x, y, dim=(1, 2), method=method)
+    )
+    close(both(x), plain(lambda: both(x)))
 
 
 @pytest.mark.parametrize("loss", LABELS)

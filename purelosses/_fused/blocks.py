@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,19 @@ def as_rows(x: Tensor | None, shape: torch.Size, split: int) -> Tensor | None:
         return None
     x = x if x.shape == shape else x.expand(shape)
     return x.reshape(math.prod(shape[:split]), math.prod(shape[split:]))
+
+
+def regions_last(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The elements of a region along one last axis."""
+    units = [axis for axis in range(x.ndim) if axis not in dim]
+    shape = [x.shape[axis] for axis in units]
+    elements = math.prod([x.shape[axis] for axis in dim])
+    return x.permute(*units, *dim).reshape([*shape, elements])
+
+
+def number(x: Tensor) -> Any:
+    """The value of a scalar. `tolist`, unlike `item`, is no operation that a tracer sees."""
+    return x.tolist()
 
 
 def in_blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:

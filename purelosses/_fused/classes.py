@@ -105,7 +105,7 @@ def _classes(logits: Tensor, split: int, class_dim: int) -> Tensor:
     return logits.reshape(lead, classes, -1)
 
 
-class _Pixels(NamedTuple):
+class Pixels(NamedTuple):
     """The softmax of a block of pixels, split at the label, and not yet multiplied by `scale`.
 
     All sums are of positive terms, so that 1 - p of the label, `rest * scale`, keeps its digits.
@@ -139,13 +139,13 @@ class _Pixels(NamedTuple):
         return values if self.keep is None else torch.where(self.keep, values, 0.0)
 
 
-def _pixels(
+def pixels_in_blocks(
     x: Tensor,
     y: Tensor,
     where: Tensor | None,
     function: str | None,
     summarise: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[tuple[int, slice, _Pixels]]:
+) -> Iterator[tuple[int, slice, Pixels]]:
     """All blocks. With the name of a function labels are checked, and `below` is made."""
     wide, classes = wide_dtype(x), x.shape[1]
     memory = x.new_empty(max(block_size(x, 16), classes), dtype=wide)
@@ -180,7 +180,7 @@ def _pixels(
             scale = (rest + label).reciprocal_()
             if keep is not None:
                 scale.mul_(cleaned(keep, wide, None))
-            yield a, columns, _Pixels(labels, others, label, rest, scale, below, summary, keep)
+            yield a, columns, Pixels(labels, others, label, rest, scale, below, summary, keep)
 
 
 def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -206,7 +206,7 @@ def _class_value(
 ) -> Tensor:
     sums = x.new_zeros(len(x), 3 + len(gammas) + surprisal, x.shape[1], dtype=torch.float64)
     summarise = partial(torch.sum, dim=1) if surprisal else None
-    for a, _, block in _pixels(x, y, where, function, summarise):
+    for a, _, block in pixels_in_blocks(x, y, where, function, summarise):
         by_label = {0: block.label * block.scale, 2: block.rest * block.scale}
         by_label.update((3 + i, block.losses(gamma)) for i, gamma in enumerate(gammas))
         for row, values in by_label.items():
@@ -230,7 +230,9 @@ def _class_gradient(
 ) -> Tensor:
     result = torch.empty_like(x)
     g = g.mT.to(wide_dtype(x)).contiguous()
-    for a, columns, (labels, others, label, rest, scale, _, _, keep) in _pixels(x, y, where, None):
+    for a, columns, (labels, others, label, rest, scale, _, _, keep) in pixels_in_blocks(
+        x, y, where, None
+    ):
         p, q = label * scale, rest * scale
         # With G the derivative by each p, that by a logit is p (G - sum of p G).
         of_others = g[a, 1]
@@ -255,7 +257,7 @@ def _class_gradient(
         torch.addr(shift.mul_(scale), of_others, scale, out=out).mul_(others)
         if surprisal:
             out.sub_(own)
-        _put(into, out, at_label, labels)
+        put(into, out, at_label, labels)
     return result
 
 
@@ -273,7 +275,7 @@ def _ce_value(
 ) -> Tensor:
     result = x.new_empty(y.shape, dtype=wide_dtype(x))
     summarise = partial(torch.mean, dim=0) if smoothing else None
-    for a, columns, block in _pixels(x, y, where, function, summarise):
+    for a, columns, block in pixels_in_blocks(x, y, where, function, summarise):
         result[a, columns] = block.losses(gamma, smoothing)
     return result
 
@@ -288,7 +290,7 @@ def _ce_gradient(
     g: Tensor,
 ) -> Tensor:
     result = torch.empty_like(x)
-    for a, columns, (labels, others, label, rest, scale, *_) in _pixels(x, y, where, None):
+    for a, columns, (labels, others, label, rest, scale, *_) in pixels_in_blocks(x, y, where, None):
         slope = g[a, columns] if where is None else g[a, columns] * where[a, columns]
         factor = scale * slope
         if gamma:
@@ -301,11 +303,11 @@ def _ce_gradient(
             even = slope * (smoothing / len(others))
             out.sub_(even)
             at_label.add_(slope, alpha=smoothing).sub_(even)
-        _put(into, out, at_label, labels)
+        put(into, out, at_label, labels)
     return result
 
 
-def _put(into: Tensor, out: Tensor, at_label: Tensor, labels: Tensor) -> None:
+def put(into: Tensor, out: Tensor, at_label: Tensor, labels: Tensor) -> None:
     """Finish the gradient of a block: what is given for the labels, and the dtype of the data."""
     if out is not into:
         into.copy_(out)

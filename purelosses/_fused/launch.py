@@ -41,7 +41,7 @@ THRESHOLD = 1 << 17
 # When
 
 
-def applies(first: Tensor, *others: Tensor | None, times: int = 1) -> bool:
+def applies(first: Tensor, *others: Tensor | None, times: float = 1) -> bool:
     """Whether the fused path may run on these tensors, of which the first is the largest."""
     least = times * THRESHOLD
     if not AVAILABLE or torch.compiler.is_compiling():
@@ -92,7 +92,7 @@ class Kernel:
 
     The first axis of all tensors is the one that vmap adds to; x is differentiated, and y too if it
     is floating. `keeping` are a value that comes with a tensor as large as x, or None, and a
-    gradient in the place of this tensor, or None.
+    gradient in the place of this tensor (the first argument, before the others), or None.
     """
 
     value: Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -64,7 +64,7 @@ def overlap(
     pixels = math.prod(prediction.shape[split:])
     if is_short(pixels):
         return None
-    if times > 1 and pixels < KEPT and not launch.applies(prediction, times=4 * times):
+    if times == 4 and pixels < KEPT and not launch.applies(prediction, times=16):
         return None
     if where is not None and class_dim is not None:
         where = where.unsqueeze(class_dim)

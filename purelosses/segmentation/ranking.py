@@ -1,28 +1,33 @@
 r"""Lovász losses: the Jaccard loss extended from masks to errors that are ranked by size."""
 
-import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from purelosses._checks import check_axis, check_choice, check_floating
+from purelosses._checks import check_axis, check_choice, check_floating, check_target
+from purelosses._fused import ranks
+from purelosses._fused.blocks import number, regions_last
 from purelosses._numerics import softmax_and_complement
 from purelosses._types import Reduction
 from purelosses.segmentation.pixels import (
     Classes,
     check_regions,
+    clean_pixels,
     count_pixels,
     masked,
-    masked_pixels,
+    pixel_mask,
     reduce_regions,
 )
 
 # The buckets of a histogram are floating-point numbers without their last digits: 32 powers of two,
 # each in 2 ** 11 steps.
 _OCTAVES, _DIGITS = 32, 11
+_BUCKETS = _OCTAVES << _DIGITS
 _SORT_BELOW = 2**15  # pixels of a region, below which sorting is faster
-_BLOCK = 2**17  # pixels whose intermediate results fit the cache
+_BLOCK = 2**15  # pixels whose intermediate results fit the cache
 
 
 def lovasz_hinge_loss(
@@ -51,7 +56,7 @@ def lovasz_hinge_loss(
         target: The mask, of the same shape: foreground where it is above one half.
         dim: The axes of one region, all of them by default. `(1, 2)` makes every image of a batch
             (N, H, W) a region of its own.
-        method: `"sort"` is exact. `"histogram"` needs no sorting and is several times faster:
+        method: `"sort"` is exact. `"histogram"` needs no sorting, which pays on large regions:
             errors of the same power of two that agree in 11 binary digits (a relative difference
             below 1/2048) count as tied, and tied pixels share their weight. Errors below
             $2^{-16}$ are all tied, and so are those above $2^{16}$. The gradient, in units of its
@@ -94,13 +99,13 @@ def lovasz_hinge_loss(
     function = "lovasz_hinge_loss"
     regions = check_regions(function, "logits", logits, None, None, dim)
     check_choice(function, "method", method, ("sort", "histogram"))
-    logits, target, where = masked_pixels(function, "logits", logits, target, None, where)
-    positive = target > 0.5
-    # 1 - x (2 y - 1), with as few tensors of full size as can be: they are what costs time here.
-    sign = torch.rsub(positive.to(logits.dtype), 1, alpha=2)
-    errors = masked(torch.addcmul(logits.new_ones(()), logits, sign).relu(), where)
-    losses = _lovasz_extension(errors, positive, where, regions.dim, method, largest=16)
-    count = count_pixels(logits, where, regions.dim)
+    check_target(function, target, logits, "logits", None)
+    where = pixel_mask(function, "logits", logits, None, where)
+    formula, rank = partial(_hinge_losses, method), partial(_rank, method, 16)
+    losses = ranks.hinge(logits, target, where, regions.dim, rank, formula)
+    if losses is None:
+        losses = formula(logits, target, where, regions.dim)
+    count = count_pixels(logits, where, regions.dim, losses.dtype)
     return reduce_regions(function, losses, count, None, "all", None, weights, reduction)
 
 
@@ -137,7 +142,7 @@ def lovasz_softmax_loss(
             class is a region of its own; `(0, 2, 3)` pools the batch of (N, C, H, W) logits.
         classes: Which classes count: `"present"` (regions that have a target), `"all"`, or a list
             of class labels. A region of a class that is absent costs its largest probability.
-        method: `"sort"` is exact. `"histogram"` needs no sorting and is several times faster:
+        method: `"sort"` is exact. `"histogram"` needs no sorting, which pays on large regions:
             errors of the same power of two that agree in 11 binary digits (a relative difference
             below 1/2048) count as tied, and tied pixels share their weight. Errors below
             $2^{-31}$ are all tied. The gradient, in units of its largest element, differs from the
@@ -183,34 +188,68 @@ def lovasz_softmax_loss(
     class_dim = check_axis(function, "class_dim", class_dim, logits.ndim, "logits")
     regions = check_regions(function, "logits", logits, "softmax", class_dim, dim)
     check_choice(function, "method", method, ("sort", "histogram"))
-    logits, target, counted = masked_pixels(function, "logits", logits, target, class_dim, where)
-    probs, complement = softmax_and_complement(logits, class_dim)
-    # A product, so that a bad label, NaN, is NaN here.
-    errors = masked(target * complement + (1 - target) * probs, counted)
-    positive = target > 0.5
-    losses = _lovasz_extension(errors, positive, counted, regions.dim, method, largest=1)
-    count = count_pixels(logits, counted, regions.dim)
-    size = target.sum(regions.dim)
+    check_target(function, target, logits, "logits", class_dim)
+    where = pixel_mask(function, "logits", logits, class_dim, where)
+    formula, rank = partial(_softmax_losses, method), partial(_rank, method, 1)
+    present = classes == "present"
+    found = ranks.softmax(
+        function, logits, target, where, class_dim, regions.dim, present, rank, formula
+    )
+    if found is None:
+        found = formula(logits, target, where, class_dim, regions.dim)
+    losses, size = found.unbind(-1)
+    count = count_pixels(logits, where, regions.dim, losses.dtype)
     return reduce_regions(
         function, losses, count, size, classes, regions.class_axis, weights, reduction
     )
 
 
-def _lovasz_extension(
-    errors: Tensor,
-    positive: Tensor,
-    counted: Tensor | None,
-    dim: tuple[int, ...],
-    method: str,
-    largest: int,
+def _hinge_losses(
+    method: str, logits: Tensor, target: Tensor, counted: Tensor | None, dim: tuple[int, ...]
 ) -> Tensor:
-    """Σ errors × weights, where the weight of a pixel depends on the ranks alone: no gradient."""
-    counted = None if counted is None else _rows(counted.expand(errors.shape), dim)
-    errors, positive = _rows(errors, dim), _rows(positive, dim)
-    if method == "sort" or _few(errors.shape[-1]) or not errors.numel():
-        weights = _weights_by_sorting(errors.detach(), positive, counted)
-    else:
-        weights = _weights_by_histogram(errors.detach(), positive, counted, largest)
+    """The loss of every region."""
+    logits, target = clean_pixels("lovasz_hinge_loss", logits, target, None, counted)
+    positive = target > 0.5
+    # 1 - x (2 y - 1), with as few tensors of full size as can be: they are what costs time here.
+    sign = torch.rsub(positive.to(logits.dtype), 1, alpha=2)
+    errors = masked(torch.addcmul(logits.new_ones(()), logits, sign).relu(), counted)
+    return _lovasz_extension(errors, positive, dim, method, 16)
+
+
+def _softmax_losses(
+    method: str,
+    logits: Tensor,
+    target: Tensor,
+    counted: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+) -> Tensor:
+    """The loss of every region, and how much of it is of the class."""
+    logits, target = clean_pixels("lovasz_softmax_loss", logits, target, class_dim, counted)
+    probs, complement = softmax_and_complement(logits, class_dim)
+    # A product, so that a bad label, NaN, is NaN here.
+    errors = masked(target * complement + (1 - target) * probs, counted)
+    losses = _lovasz_extension(errors, target > 0.5, dim, method, 1)
+    return torch.stack([losses, target.sum(dim)], -1)
+
+
+def _lovasz_extension(
+    errors: Tensor, positive: Tensor, dim: tuple[int, ...], method: str, largest: int
+) -> Tensor:
+    """Σ errors × weights, where the weight of a pixel depends on the ranks alone: no gradient.
+
+    An error of 0 is behind all others, and its weight does not matter.
+    """
+    errors, positive = regions_last(errors, dim), regions_last(positive, dim)
+    few = _few(errors.shape[-1]) or not errors.numel()
+    weigh: Callable[[Tensor, Tensor], Tensor] = partial(_weights_by_counting, largest)
+    if few or method == "sort":
+        weigh = _weights_by_sorting
+    if few or torch.compiler.is_compiling():
+        weights = weigh(errors.detach(), positive)
+    else:  # in the memory of one region, and torch has a faster sort for a single axis
+        rows = (x.reshape(-1, x.shape[-1]).unbind(0) for x in (errors.detach(), positive))
+        weights = torch.stack(list(map(weigh, *rows))).reshape(errors.shape)
     return (errors * weights).sum(-1)
 
 
@@ -223,90 +262,111 @@ def _few(pixels: int) -> bool:
     return pixels < _SORT_BELOW
 
 
-def _rows(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """The pixels of a region along one last axis."""
-    units = [axis for axis in range(x.ndim) if axis not in dim]
-    shape = [x.shape[axis] for axis in units]
-    pixels = math.prod([x.shape[axis] for axis in dim])
-    return x.permute(*units, *dim).reshape([*shape, pixels])
+def _rank(method: str, largest: int, errors: Tensor, positive: Tensor, total: int) -> float:
+    """The loss of one region, and in the place of its errors the slopes: see `ranks.Rank`."""
+    if method == "sort" or _few(len(errors)):
+        return _rank_by_sorting(errors, positive, total)
+    return _rank_by_counting(largest, errors, positive, total)
 
 
-def _weights_by_sorting(errors: Tensor, positive: Tensor, counted: Tensor | None) -> Tensor:
+# By sorting: whole numbers, which is faster
+
+
+def _weights_by_sorting(errors: Tensor, positive: Tensor) -> Tensor:
+    order = _pattern(errors).bitwise_not().argsort(dim=-1, stable=True)
+    found = positive.gather(-1, order).int()
+    total = found.sum(-1, keepdim=True)
+    place = torch.arange(errors.shape[-1], device=errors.device)
+    growth = _growth(found.to(errors.dtype), total - found.cumsum(-1) + found, place)
+    # Without foreground, the first mistake makes the Jaccard loss 1.
+    growth = torch.where((total == 0) & (place == 0), 1.0, growth)
+    return torch.zeros_like(growth).scatter(-1, order, growth)
+
+
+def _rank_by_sorting(errors: Tensor, positive: Tensor, total: int) -> float:
+    """In the memory of the errors and of what `sort` returns."""
+    patterns, order = _pattern(errors).bitwise_not_().sort(stable=True)
+    ordered = patterns.bitwise_not_().view(errors.dtype)
+    found = positive.index_select(0, order).view(torch.uint8)
+    numbers = torch.arange(min(len(errors), _BLOCK), dtype=torch.int32)
+    loss, left = 0.0, total
+    for start in range(0, len(errors), _BLOCK):
+        error, one = (x[start : start + _BLOCK] for x in (ordered, found))
+        missed = (one - one.cumsum(0, dtype=torch.int32)).add_(left)
+        foreground, place = one.to(error.dtype), numbers[: len(error)] + start
+        growth = _growth(foreground, missed, place)
+        if not total and not start:
+            growth[0] = 1.0
+        left = number(missed[-1] - one[-1])
+        loss += number((error * growth).sum())
+        error.sign_().mul_(growth).mul_(torch.rsub(foreground, 1.0, alpha=2.0))
+    errors.scatter_(0, order, ordered)
+    return loss
+
+
+def _growth(found: Tensor, missed: Tensor, place: Tensor) -> Tensor:
     """How much the Jaccard loss grows when a pixel joins all those of larger error.
 
-    From counts, which are exact, rather than as differences of neighbouring Jaccard losses.
+    From counts, which are exact, rather than as differences of neighbouring Jaccard losses: of
+    larger error are `place` pixels, and not of larger error are `missed` pixels of the foreground.
     """
-    if counted is not None:
-        errors = torch.where(counted, errors, -1.0)  # behind all others
-    order = errors.argsort(dim=-1, descending=True, stable=True)
-    found = positive.gather(-1, order).long()
-    rank = torch.arange(errors.shape[-1], device=errors.device)
-    positives = found.cumsum(-1) - found  # of larger error
-    total = positive.sum(-1, keepdim=True)
-    rest = (total - positives).to(errors.dtype)
-    union = (total + rank - positives).clamp_min(1).to(errors.dtype)
-    ranked = torch.where(found > 0, 1 / union, rest / (union * (union + 1)))
-    # Without foreground, the first mistake makes the Jaccard loss 1.
-    ranked = torch.where(total == 0, (rank == 0).to(ranked.dtype), ranked)
-    return torch.zeros_like(ranked).scatter(-1, order, ranked)
+    union = (missed + place).clamp_min(1).to(found.dtype)
+    return ((1 - found) * missed.to(found.dtype) / (union + 1) + found) / union
 
 
-def _weights_by_histogram(
-    errors: Tensor, positive: Tensor, counted: Tensor | None, largest: int
-) -> Tensor:
-    """The same with the errors in buckets, which only needs to count."""
-    counting = errors > 0 if counted is None else (errors > 0) & counted
-    if torch.compiler.is_compiling():  # which fuses what follows
-        (weights,) = _weights_by_counting(errors, positive, counting, largest)
-        return weights
-    # One region after the other, in blocks that fit the cache: the integers in between are then
-    # never written to memory.
-    rows = [x.reshape(-1, x.shape[-1]).unbind(0) for x in (errors, positive, counting)]
-    pieces = [
-        _weights_by_counting(e, y, one, largest, _BLOCK) for e, y, one in zip(*rows, strict=True)
-    ]
-    return torch.cat([piece for row in pieces for piece in row]).reshape(errors.shape)
+# By counting
 
 
-def _weights_by_counting(
-    errors: Tensor, positive: Tensor, counting: Tensor, largest: int, block: int | None = None
-) -> list[Tensor]:
-    """The weights, in blocks. Errors of 0 need no counting: they are behind all others."""
-    blocks = [(errors, positive, counting)]
-    if block is not None:
-        split = (torch.split(x, block) for x in (errors, positive, counting))
-        blocks = list(zip(*split, strict=True))
-    indices = [_bucket(e, y, largest) for e, y, _ in blocks]
-    buckets = [*errors.shape[:-1], 2 * (_OCTAVES << _DIGITS)]
-    counts = torch.zeros(buckets, dtype=torch.float64, device=errors.device)
-    for index, (*_, one) in zip(indices, blocks, strict=True):
-        counts = counts.scatter_add(-1, index.long(), one.double())
-    negatives, positives = counts.reshape(*errors.shape[:-1], -1, 2).unbind(-1)
+def _weights_by_counting(largest: int, errors: Tensor, positive: Tensor) -> Tensor:
+    bucket = _bucket(errors, positive, largest).long()
+    shape = [*errors.shape[:-1], 2 * _BUCKETS]
+    counts = torch.zeros(shape, dtype=torch.float64, device=errors.device)
+    counts = counts.scatter_add(-1, bucket, (errors > 0).double())
+    growth = _growth_of_buckets(counts, positive.sum(-1, keepdim=True))
+    return growth.to(errors.dtype).gather(-1, bucket)
 
-    total = positive.sum(-1, keepdim=True)
+
+def _rank_by_counting(largest: int, errors: Tensor, positive: Tensor, total: int) -> float:
+    """In blocks that fit the cache, so that no integers are written to memory."""
+    blocks = list(zip(torch.split(errors, _BLOCK), torch.split(positive, _BLOCK), strict=True))
+    counts = torch.zeros(2 * _BUCKETS, dtype=torch.float64)
+    for error, foreground in blocks:
+        bucket = _bucket(error, foreground, largest)
+        counts.scatter_add_(0, bucket.long(), error.sign().double())
+    slopes, loss = _growth_of_buckets(counts, total).to(errors.dtype), 0.0
+    slopes[_BUCKETS:].neg_()
+    for error, foreground in blocks:
+        slope = slopes.index_select(0, _bucket(error, foreground, largest))
+        loss += number((error * slope).abs_().sum())
+        error.sign_().mul_(slope)
+    return loss
+
+
+def _growth_of_buckets(counts: Tensor, total: Tensor | int) -> Tensor:
+    """The same for the pixels of a bucket. Errors of 0 need no counting: they are behind all."""
+    counts = counts.reshape(*counts.shape[:-1], 2, _BUCKETS)
+    negatives, positives = counts.unbind(-2)
     # Those of the bucket itself included, and then without them.
-    larger_negatives, larger_positives = (
-        x.flip(-1).cumsum(-1).flip(-1) for x in (negatives, positives)
-    )
+    larger_negatives, larger_positives = counts.cumsum(-1).unbind(-2)
     after = 1 / (total + larger_negatives).clamp_min(1)
     before = 1 / (total + larger_negatives - negatives).clamp_min(1)
     # Within a bucket either kind may come first: a pixel gets the mean of both orders, and the
     # weights of a bucket add up to the growth of the Jaccard loss over it.
     rest = total - larger_positives + positives / 2
     # Without foreground the first mistake counts alone, here the pixels of the first bucket.
-    first = (larger_negatives == negatives) & (negatives > 0)
-    alone = torch.where(first, 1 / negatives.clamp_min(1), 0.0)
-    of_negatives = torch.where(total == 0, alone, rest * before * after)
-    table = torch.stack([of_negatives, (before + after) / 2], -1).to(errors.dtype).flatten(-2)
-    return [table.gather(-1, index.long()) for index in indices]
+    first = (negatives > 0) & (total + larger_negatives == negatives)
+    of_negatives = torch.where(first, 1 / negatives.clamp_min(1), rest * before * after)
+    return torch.cat([of_negatives, (before + after) / 2], -1)
 
 
 def _bucket(errors: Tensor, positive: Tensor, largest: int) -> Tensor:
-    """Twice the number of the bucket, plus 1 for the foreground."""
-    double = errors.dtype == torch.float64
-    mantissa, bias = (52, 1023) if double else (23, 127)
-    # The bit pattern of a positive floating-point number grows with it.
-    pattern = errors.view(torch.int64 if double else torch.int32) >> (mantissa - _DIGITS)
-    lowest = (bias + largest - _OCTAVES) << _DIGITS
-    bucket = (pattern - lowest).clamp(0, (_OCTAVES << _DIGITS) - 1)
-    return 2 * bucket + positive.to(bucket.dtype)
+    """The number of the bucket, from the largest errors on; those of the foreground follow."""
+    mantissa, bias = (52, 1023) if errors.dtype == torch.float64 else (23, 127)
+    highest = ((bias + largest) << _DIGITS) - 1
+    bucket = (highest - (_pattern(errors) >> (mantissa - _DIGITS))).clamp(0, _BUCKETS - 1)
+    return bucket + _BUCKETS * positive.to(bucket.dtype)
+
+
+def _pattern(errors: Tensor) -> Tensor:
+    """The bits of floating-point numbers: of positive ones, a whole number that grows with them."""
+    return errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32)

@@ -35,12 +35,14 @@ AFFECTED = (
     "focal_eiou_loss",
     "focal_tversky_loss",
     "generalized_dice_loss",
+    "generalized_wasserstein_dice_loss",
     "giou_loss",
     "iou_loss",
     "jaccard_loss",
     "log_cosh_dice_loss",
     "mcc_loss",
     "mpdiou_loss",
+    "nacl_loss",
     "sigmoid_focal_loss",
     "siou_loss",
     "tversky_loss",
@@ -93,6 +95,7 @@ QUICK = {
     "dice_bce_loss",
     "dice_ce_loss",
     "dice_focal_loss",
+    "generalized_wasserstein_dice_loss",
     "giou_loss",
     "mcc_loss",
     "sigmoid_focal_loss",
@@ -140,6 +143,12 @@ def entropy(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
     return pl.cross_entropy_loss(x, labels, **options)
 
 
+def confusion(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    distance = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.7], [0.5, 0.7, 0.0]])
+    options = {"distance": distance.to(x.device), "activation": "softmax", **options}
+    return pl.generalized_wasserstein_dice_loss(x, labels, **options)
+
+
 def focal(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.sigmoid_focal_loss(x, y, gamma=1.5, alpha=0.25, **options)
 
@@ -161,7 +170,8 @@ def mixed(x: Tensor, y: Tensor, **options: Any) -> Tensor:
 
 
 Loss = Callable[..., Tensor]
-KERNELS = (binary, classes, entropy, focal, mixed, bernoulli, weighted)
+KERNELS = (binary, classes, entropy, confusion, focal, mixed, bernoulli, weighted)
+LABELS = (classes, entropy, confusion)
 MASKS = (binary, focal, mixed, bernoulli, weighted)
 ELEMENTS = (focal, bernoulli, weighted)
 every_kernel = pytest.mark.parametrize("loss", KERNELS)
@@ -171,7 +181,7 @@ def data(loss: Loss, *lead: int, size: int = 3, soft: bool = False) -> tuple[Ten
     """Logits (*lead, 2, 3, size, size + 1) in float64, with masks or labels."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*lead, 2, 3, size, size + 1, generator=generator, dtype=torch.float64)
-    if loss in (classes, entropy):
+    if loss in LABELS:
         labels = torch.randint(3, (*lead, 2, size, size + 1), generator=generator)
         return 2 * x, labels
     y = torch.rand(x.shape, generator=generator, dtype=torch.float64)
@@ -502,7 +512,7 @@ def test_relative_accuracy_of_confident_predictions(
         x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
         x = x + 300  # an offset that softmax must not feel
     x = (x if right else -x).float()
-    options = {"smooth": 0.0} if loss in (binary, classes, mixed) else {}
+    options = {"smooth": 0.0} if loss in (binary, classes, confusion, mixed) else {}
     both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
     gradient, value = both(x)
     exact_gradient, exact = plain(lambda: both(x.double()))
@@ -611,7 +621,7 @@ def test_masks_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int32])
-@pytest.mark.parametrize("loss", [classes, entropy])
+@pytest.mark.parametrize("loss", LABELS)
 def test_labels_of_any_dtype(loss: Loss, kind: torch.dtype, taken: Taken) -> None:
     x, labels = data(loss)
     torch.testing.assert_close(loss(x, labels.to(kind)), loss(x, labels), rtol=0, atol=0)
@@ -660,7 +670,7 @@ def test_classes_last(dim: tuple[int, ...], taken: Taken, plain: Any) -> None:
     assert taken.count == 2
 
 
-@pytest.mark.parametrize("loss", [classes, entropy])
+@pytest.mark.parametrize("loss", LABELS)
 @pytest.mark.parametrize("bad", [3, -1, 255])
 def test_a_bad_label_is_refused(loss: Loss, bad: int, taken: Taken) -> None:
     x, labels = data(loss)

@@ -1,12 +1,13 @@
-"""The overlap and the cross-entropy of exclusive classes.
+"""The overlap, the confusion and the cross-entropy of exclusive classes.
 
 From logits (A, C, P) and labels (A, P): TP, FP, FN and, if asked for, CE of every class, (A, C, 3)
-or (A, C, 4), the cross-entropy of a pixel counting for the class of its label; or the cross-entropy
-of every pixel, (A, P).
+or (A, C, 4), the cross-entropy of a pixel counting for the class of its label; or the probability
+that pixels of each class give to each, (A, C, C); or the cross-entropy of every pixel, (A, P).
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +26,13 @@ from purelosses._fused.blocks import (
     wide_dtype,
 )
 from purelosses._fused.launch import Kernel
-from purelosses._numerics import at_label, log_partition, promote, replaced
+from purelosses._numerics import (
+    at_label,
+    log_partition,
+    promote,
+    replaced,
+    softmax_and_complement,
+)
 
 # Sums of exponentials below which those that the fast form of exp takes for 0 would show.
 UNDERFLOW = 1e-37
@@ -40,13 +47,10 @@ def overlap(
     dim: tuple[int, ...],
     extras: Sequence[str],
 ) -> dict[str, Tensor] | None:
-    if not launch.applies(prediction, target, where) or not set(extras) <= {"ce"}:
+    if not set(extras) <= {"ce"}:
         return None
-    last = class_dim == prediction.ndim - 1
-    split = tail(dim, class_dim) if last else class_dim
-    if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
-        return None
-    if is_short(math.prod(target.shape[split:])):
+    split = _split(prediction, target, where, class_dim, dim)
+    if split is None:
         return None
     kernel = _kernel(_class_value, _class_gradient, _class_formula, function, "ce" in extras)
     y, keep = (as_rows(t, target.shape, split) for t in (target, where))
@@ -54,6 +58,49 @@ def overlap(
     sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
     left = [axis for axis in dim if axis < split] + [split] * (class_dim in dim)
     return summed(sums, ("tp", "fp", "fn", "ce"), left)
+
+
+def confusion(
+    function: str,
+    prediction: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+) -> Tensor | None:
+    """The confusion matrices, true by predicted classes in the last two axes."""
+    # The formula has a product for each class.
+    split = _split(prediction, target, where, class_dim, dim, times=1 / 16)
+    if split is None:
+        return None
+    kernel = _kernel(_confusion_value, _confusion_gradient, _confusion_formula, function)
+    if prediction.dtype == wide_dtype(prediction):
+        kept = partial(_confusion_and_probabilities, function), _confusion_from_probabilities
+        kernel = replace(kernel, keeping=kept)
+    y, keep = (as_rows(t, target.shape, split) for t in (target, where))
+    sums = launch.run(kernel, _classes(prediction, split, class_dim), y, keep)
+    sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
+    for axis in sorted((axis for axis in dim if axis < split), reverse=True):
+        sums = sums.sum(axis)
+    return sums
+
+
+def _split(
+    prediction: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+    times: float = 1,
+) -> int | None:
+    """The axis from which a region is one row, None if it is not or the path does not apply."""
+    if not launch.applies(prediction, target, where, times=times):
+        return None
+    last = class_dim == prediction.ndim - 1
+    split = tail(dim, class_dim) if last else class_dim
+    if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
+        return None
+    return None if is_short(math.prod(target.shape[split:])) else split
 
 
 def cross_entropy(
@@ -120,13 +167,7 @@ def _pixels(
             columns = slice(start, start + len(numbers))
             keep = None if where is None else where[a, columns]
             logits = cleaned(x[a, :, columns], wide, keep)
-            labels = y[a, columns].long()
-            if keep is not None:
-                labels = labels * keep
-            if function is not None:
-                lowest, highest = torch.stack(labels.aminmax()).tolist()
-                if lowest < 0 or highest >= classes:
-                    check_labels(function, labels, classes)  # raises
+            labels = _labels(y[a, columns], keep, classes, function)
             pixels = len(labels)
             flat = memory[: classes * pixels]
             if logits.stride(0) == 1:  # the memory of the data has the classes last, and so here
@@ -145,6 +186,16 @@ def _pixels(
             if keep is not None:
                 scale.mul_(cleaned(keep, wide, None))
             yield a, columns, _Pixels(labels, others, label, rest, scale, below, keep)
+
+
+def _labels(y: Tensor, keep: Tensor | None, classes: int, function: str | None) -> Tensor:
+    """Labels to index with, 0 where they do not count; checked with the name of a function."""
+    labels = y.long() if keep is None else y.long() * keep
+    if function is not None:
+        lowest, highest = torch.stack(labels.aminmax()).tolist()
+        if lowest < 0 or highest >= classes:
+            check_labels(function, labels, classes)  # raises
+    return labels
 
 
 def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -197,6 +248,66 @@ def _class_gradient(
     return result
 
 
+def _confusion_value(
+    function: str, x: Tensor, y: Tensor, where: Tensor | None, probs: Tensor | None = None
+) -> Tensor:
+    """With `probs`, the probabilities are written there."""
+    sums = x.new_zeros(len(x), x.shape[1], x.shape[1], dtype=torch.float64)
+    for a, columns, labels, block in _probabilities(x, y, where, function):
+        sums[a].index_add_(1, labels, block.double())
+        if probs is not None:
+            probs[a, :, columns] = block
+    return sums.mT.to(wide_dtype(x))
+
+
+def _confusion_and_probabilities(
+    function: str, x: Tensor, y: Tensor, where: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    probs = torch.empty_like(x)
+    return _confusion_value(function, x, y, where, probs), probs
+
+
+def _confusion_gradient(
+    function: str, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    return _pulled(_probabilities(x, y, where), torch.empty_like(x), g)
+
+
+def _confusion_from_probabilities(
+    probs: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    return _pulled(_probabilities(probs, y, where, given=True), probs, g)
+
+
+def _pulled(
+    blocks: Iterator[tuple[int, slice, Tensor, Tensor]], result: Tensor, g: Tensor
+) -> Tensor:
+    """The gradient from the probabilities, which may lie in the same place."""
+    # A constant may be added for all classes of a pixel. So that the label's slope is 0:
+    slopes = (g - g.diagonal(dim1=1, dim2=2).unsqueeze(2)).mT.to(wide_dtype(result))
+    for a, columns, labels, probs in blocks:
+        slope = slopes[a].index_select(1, labels)
+        gradient = slope.sub_((slope * probs).sum(0)).mul_(probs)
+        # Its sum is 0. What the rounding at a probability near 1 made of it goes back there.
+        result[a, :, columns] = gradient.addcmul_(probs, gradient.sum(0), value=-1.0)
+    return result
+
+
+def _probabilities(
+    x: Tensor, y: Tensor, where: Tensor | None, function: str | None = None, given: bool = False
+) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+    """Labels and probabilities in blocks, from logits or `given`; 0 where they do not count."""
+    wide, classes = wide_dtype(x), x.shape[1]
+    size = max(block_size(x, 16) // classes, 1)
+    for a in range(len(x)):
+        for start in range(0, x.shape[2], size):
+            columns = slice(start, start + size)
+            keep = None if where is None else where[a, columns]
+            labels = _labels(y[a, columns], keep, classes, function)
+            block = cleaned(x[a, :, columns], wide, keep)
+            yield a, columns, labels, block if given else cleaned(block.softmax(0), wide, keep)
+
+
 def _ce_value(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
     result = x.new_empty(y.shape, dtype=wide_dtype(x))
     for a, columns, block in _pixels(x, y, where, function):
@@ -237,6 +348,15 @@ def _class_formula(function: str, ce: bool, x: Tensor, y: Tensor, where: Tensor 
     tp, *others = (replaced(torch.zeros_like(x), at, 1, value) for value in values)
     terms = tp, split.others * scale, *others
     return torch.stack([term.sum(2) for term in terms], -1)
+
+
+def _confusion_formula(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    x, y = _masked_pixels(x, y, where)
+    probs, _ = softmax_and_complement(x, 1)
+    if where is not None:
+        probs = torch.where(where.unsqueeze(1), probs, 0.0)
+    rows = (torch.where((y == label).unsqueeze(1), probs, 0.0) for label in range(x.shape[1]))
+    return torch.stack([row.sum(2) for row in rows], 1)
 
 
 def _ce_formula(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:

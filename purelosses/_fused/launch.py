@@ -41,7 +41,7 @@ THRESHOLD = 1 << 17
 # When
 
 
-def applies(first: Tensor, *others: Tensor | None, times: int = 1) -> bool:
+def applies(first: Tensor, *others: Tensor | None, times: float = 1) -> bool:
     """Whether the fused path may run on these tensors, of which the first is the largest."""
     least = times * THRESHOLD
     if not AVAILABLE or torch.compiler.is_compiling():

@@ -289,7 +289,8 @@ def _pulled(
         slope = slopes[a].index_select(1, labels)
         gradient = slope.sub_((slope * probs).sum(0)).mul_(probs)
         # Its sum is 0. What the rounding at a probability near 1 made of it goes back there.
-        result[a, :, columns] = gradient.addcmul_(probs, gradient.sum(0), value=-1.0)
+        out = result[a, :, columns]
+        torch.addcmul(gradient, probs, gradient.sum(0), value=-1.0, out=out)
     return result
 
 

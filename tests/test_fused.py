@@ -37,6 +37,7 @@ AFFECTED = (
     "focal_eiou_loss",
     "focal_tversky_loss",
     "generalized_dice_loss",
+    "generalized_wasserstein_dice_loss",
     "giou_loss",
     "iou_loss",
     "jaccard_loss",
@@ -45,6 +46,7 @@ AFFECTED = (
     "lovasz_softmax_loss",
     "mcc_loss",
     "mpdiou_loss",
+    "nacl_loss",
     "sigmoid_focal_loss",
     "siou_loss",
     "softmax_focal_loss",
@@ -102,6 +104,7 @@ QUICK = {
     "dice_bce_loss",
     "dice_ce_loss",
     "dice_focal_loss",
+    "generalized_wasserstein_dice_loss",
     "giou_loss",
     "lovasz_hinge_loss",
     "lovasz_softmax_loss",
@@ -173,6 +176,12 @@ def focal_below_one(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
     return pl.softmax_focal_loss(x, labels, gamma=0.4, **options)
 
 
+def confusion(x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    distance = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.7], [0.5, 0.7, 0.0]])
+    options = {"distance": distance.to(x.device), "activation": "softmax", **options}
+    return pl.generalized_wasserstein_dice_loss(x, labels, **options)
+
+
 def focal(x: Tensor, y: Tensor, **options: Any) -> Tensor:
     return pl.sigmoid_focal_loss(x, y, gamma=1.5, alpha=0.25, **options)
 
@@ -215,6 +224,7 @@ LABELS = (
     focal_classes,
     focal_entropy,
     focal_below_one,
+    confusion,
     ranked,
 )
 MASKS = (binary, focal, mixed, squares, bernoulli, weighted, hinge)
@@ -564,7 +574,9 @@ def test_relative_accuracy_of_confident_predictions(
         x = gap * torch.nn.functional.one_hot(y, 3).movedim(-1, 1).double()
         x = x + 300  # an offset that softmax must not feel
     x = (x if right else -x).float()
-    options = {"smooth": 0.0} if loss in (*REGIONS, classes, smoothed, focal_classes) else {}
+    options = (
+        {"smooth": 0.0} if loss in (*REGIONS, classes, confusion, smoothed, focal_classes) else {}
+    )
     both = torch.func.grad_and_value(lambda x: loss(x, y, **options))
     gradient, value = both(x)
     exact_gradient, exact = plain(lambda: both(x.double()))

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from purelosses._fused import classes, masks
-from purelosses._fused.classes import cross_entropy
+from purelosses._fused.classes import confusion, cross_entropy
 from purelosses._fused.elements import focal
 
-__all__ = ["cross_entropy", "focal", "overlap"]
+__all__ = ["confusion", "cross_entropy", "focal", "overlap"]
 
 
 def overlap(

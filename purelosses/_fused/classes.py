@@ -1,12 +1,14 @@
-"""The overlap and the cross-entropy of exclusive classes.
+"""The overlap, the confusion and the cross-entropy of exclusive classes.
 
 From logits (A, C, P) and labels (A, P): TP, FP, FN of every class, (A, C, 3), and more columns if
 asked for: cross-entropies, focal with an exponent, each counting for the class of its label, and
--log p of every class; or the cross-entropy of every pixel, (A, P), focal or smoothed.
+-log p of every class; or the probability that pixels of each class give to each, (A, C, C); or the
+cross-entropy of every pixel, (A, P), focal or smoothed.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +27,14 @@ from purelosses._fused.blocks import (
     wide_dtype,
 )
 from purelosses._fused.launch import Kernel
-from purelosses._numerics import at_label, log_partition, power, promote, replaced
+from purelosses._numerics import (
+    at_label,
+    log_partition,
+    power,
+    promote,
+    replaced,
+    softmax_and_complement,
+)
 
 # Sums of exponentials below which those that the fast form of exp takes for 0 would show.
 UNDERFLOW = 1e-37
@@ -41,17 +50,12 @@ def overlap(
     extras: Sequence[str],
     gamma: float | Tensor,
 ) -> dict[str, Tensor] | None:
-    if not launch.applies(prediction, target, where):
-        return None
     if not set(extras) <= {"ce", "focal", "surprisal"}:
         return None
     if "focal" in extras and isinstance(gamma, Tensor):
         return None
-    last = class_dim == prediction.ndim - 1
-    split = tail(dim, class_dim) if last else class_dim
-    if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
-        return None
-    if is_short(math.prod(target.shape[split:]), prediction.shape[class_dim]):
+    split = _split(prediction, target, where, class_dim, dim)
+    if split is None:
         return None
     gammas = {"ce": 0.0, "focal": gamma}
     losses = [name for name in ("ce", "focal") if name in extras]
@@ -62,6 +66,50 @@ def overlap(
     sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
     left = [axis for axis in dim if axis < split] + [split] * (class_dim in dim)
     return summed(sums, ("tp", "fp", "fn", *losses, "surprisal"), left)
+
+
+def confusion(
+    function: str,
+    prediction: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+) -> Tensor | None:
+    """The confusion matrices, true by predicted classes in the last two axes."""
+    # The formula has a product for each class.
+    split = _split(prediction, target, where, class_dim, dim, times=1 / 16)
+    if split is None:
+        return None
+    kernel = _kernel(_confusion_value, _confusion_gradient, _confusion_formula, function)
+    if prediction.dtype == wide_dtype(prediction):
+        kept = partial(_confusion_and_probabilities, function), _confusion_from_probabilities
+        kernel = replace(kernel, keeping=kept)
+    y, keep = (as_rows(t, target.shape, split) for t in (target, where))
+    sums = launch.run(kernel, _classes(prediction, split, class_dim), y, keep)
+    sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
+    for axis in sorted((axis for axis in dim if axis < split), reverse=True):
+        sums = sums.sum(axis)
+    return sums
+
+
+def _split(
+    prediction: Tensor,
+    target: Tensor,
+    where: Tensor | None,
+    class_dim: int,
+    dim: tuple[int, ...],
+    times: float = 1,
+) -> int | None:
+    """The axis from which a region is one row, None if it is not or the path does not apply."""
+    if not launch.applies(prediction, target, where, times=times):
+        return None
+    last = class_dim == prediction.ndim - 1
+    split = tail(dim, class_dim) if last else class_dim
+    if not last and not set(range(class_dim + 1, prediction.ndim)) <= set(dim):
+        return None
+    short = is_short(math.prod(target.shape[split:]), prediction.shape[class_dim])
+    return None if short else split
 
 
 def cross_entropy(
@@ -155,13 +203,7 @@ def pixels_in_blocks(
             columns = slice(start, start + len(numbers))
             keep = None if where is None else where[a, columns]
             logits = cleaned(x[a, :, columns], wide, keep)
-            labels = y[a, columns].long()
-            if keep is not None:
-                labels = labels * keep
-            if function is not None:
-                lowest, highest = torch.stack(labels.aminmax()).tolist()
-                if lowest < 0 or highest >= classes:
-                    check_labels(function, labels, classes)  # raises
+            labels = _labels(y[a, columns], keep, classes, function)
             pixels = len(labels)
             flat = memory[: classes * pixels]
             if logits.stride(0) == 1:  # the memory of the data has the classes last, and so here
@@ -181,6 +223,16 @@ def pixels_in_blocks(
             if keep is not None:
                 scale.mul_(cleaned(keep, wide, None))
             yield a, columns, Pixels(labels, others, label, rest, scale, below, summary, keep)
+
+
+def _labels(y: Tensor, keep: Tensor | None, classes: int, function: str | None) -> Tensor:
+    """Labels to index with, 0 where they do not count; checked with the name of a function."""
+    labels = y.long() if keep is None else y.long() * keep
+    if function is not None:
+        lowest, highest = torch.stack(labels.aminmax()).tolist()
+        if lowest < 0 or highest >= classes:
+            check_labels(function, labels, classes)  # raises
+    return labels
 
 
 def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -270,6 +322,67 @@ def _focus(gamma: float, prob: Tensor, miss: Tensor) -> Tensor:
     return slope.mul_(miss.pow_(gamma - 1.0))
 
 
+def _confusion_value(
+    function: str, x: Tensor, y: Tensor, where: Tensor | None, probs: Tensor | None = None
+) -> Tensor:
+    """With `probs`, the probabilities are written there."""
+    sums = x.new_zeros(len(x), x.shape[1], x.shape[1], dtype=torch.float64)
+    for a, columns, labels, block in _probabilities(x, y, where, function):
+        sums[a].index_add_(1, labels, block.double())
+        if probs is not None:
+            probs[a, :, columns] = block
+    return sums.mT.to(wide_dtype(x))
+
+
+def _confusion_and_probabilities(
+    function: str, x: Tensor, y: Tensor, where: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    probs = torch.empty_like(x)
+    return _confusion_value(function, x, y, where, probs), probs
+
+
+def _confusion_gradient(
+    function: str, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    return _pulled(_probabilities(x, y, where), torch.empty_like(x), g)
+
+
+def _confusion_from_probabilities(
+    probs: Tensor, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor
+) -> Tensor:
+    return _pulled(_probabilities(probs, y, where, given=True), probs, g)
+
+
+def _pulled(
+    blocks: Iterator[tuple[int, slice, Tensor, Tensor]], result: Tensor, g: Tensor
+) -> Tensor:
+    """The gradient from the probabilities, which may lie in the same place."""
+    # A constant may be added for all classes of a pixel. So that the label's slope is 0:
+    slopes = (g - g.diagonal(dim1=1, dim2=2).unsqueeze(2)).mT.to(wide_dtype(result))
+    for a, columns, labels, probs in blocks:
+        slope = slopes[a].index_select(1, labels)
+        gradient = slope.sub_((slope * probs).sum(0)).mul_(probs)
+        # Its sum is 0. What the rounding at a probability near 1 made of it goes back there.
+        out = result[a, :, columns]
+        torch.addcmul(gradient, probs, gradient.sum(0), value=-1.0, out=out)
+    return result
+
+
+def _probabilities(
+    x: Tensor, y: Tensor, where: Tensor | None, function: str | None = None, given: bool = False
+) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+    """Labels and probabilities in blocks, from logits or `given`; 0 where they do not count."""
+    wide, classes = wide_dtype(x), x.shape[1]
+    size = max(block_size(x, 16) // classes, 1)
+    for a in range(len(x)):
+        for start in range(0, x.shape[2], size):
+            columns = slice(start, start + size)
+            keep = None if where is None else where[a, columns]
+            labels = _labels(y[a, columns], keep, classes, function)
+            block = cleaned(x[a, :, columns], wide, keep)
+            yield a, columns, labels, block if given else cleaned(block.softmax(0), wide, keep)
+
+
 def _ce_value(
     function: str, gamma: float, smoothing: float, x: Tensor, y: Tensor, where: Tensor | None
 ) -> Tensor:
@@ -340,6 +453,15 @@ def _class_formula(
         of_all = split.excess - split.below
         terms.append(of_all if where is None else torch.where(where.unsqueeze(1), of_all, 0.0))
     return torch.stack([term.sum(2) for term in terms], -1)
+
+
+def _confusion_formula(function: str, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    x, y = _masked_pixels(x, y, where)
+    probs, _ = softmax_and_complement(x, 1)
+    if where is not None:
+        probs = torch.where(where.unsqueeze(1), probs, 0.0)
+    rows = (torch.where((y == label).unsqueeze(1), probs, 0.0) for label in range(x.shape[1]))
+    return torch.stack([row.sum(2) for row in rows], 1)
 
 
 def _ce_formula(

@@ -51,10 +51,21 @@ def applies(first: Tensor, *others: Tensor | None, times: float = 1) -> bool:
     if not _eager():
         return False
     for tensor in others:
-        if tensor is not None and not _dense(_unwrapped(tensor)):
+        if tensor is not None and not _dense(unwrapped(tensor)):
             return False
-    first = _unwrapped(first)
+    first = unwrapped(first)
     return _dense(first) and first.numel() >= least
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a formula may look at the values of a tensor: of this one, not one for many."""
+    return (
+        AVAILABLE
+        and not torch.compiler.is_compiling()
+        and _eager()
+        and all(level.key() != _functorch.TransformType.Vmap for level in _LEVELS() or ())
+        and _dense(unwrapped(tensor))
+    )
 
 
 def _eager() -> bool:
@@ -67,7 +78,7 @@ def _eager() -> bool:
     )
 
 
-def _unwrapped(tensor: Tensor) -> Tensor:
+def unwrapped(tensor: Tensor) -> Tensor:
     """The tensor below whatever grad and vmap wrap around it."""
     while _is_wrapped(tensor):
         tensor = _unwrap(tensor)

@@ -1,11 +1,12 @@
 r"""Losses of the distance to a boundary, and the exact distance transform they are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from purelosses._checks import check_number, check_real, check_same_shape
+from purelosses._fused import launch
 from purelosses._numerics import promote
 from purelosses._types import Activation, Reduction
 from purelosses.segmentation.pixels import (
@@ -20,6 +21,8 @@ from purelosses.segmentation.pixels import (
     reduce_regions,
     region_axes,
 )
+
+_BLOCK = 1 << 17  # pixels of lines that are computed together
 
 
 def distance_transform(
@@ -307,13 +310,17 @@ def squared_distance_across(
     dtype: torch.dtype,
 ) -> Tensor:
     """Squared distance to the nearest pixel on the other side of a mask, 0 if there is none."""
-    outside = torch.logical_not(inside)
-    if counted is not None:
-        inside, outside = inside & counted, outside & counted
-    to_outside, to_inside = (
-        squared_distance(side, dim, spacing, dtype) for side in (outside, inside)
-    )
-    squared = torch.where(inside, to_outside, to_inside)
+    if counted is None:
+        squared = torch.full_like(inside, torch.inf, dtype=dtype)
+        for axis, step in zip(dim, spacing, strict=True):
+            along = _nearest_across if axis == dim[0] else _lowest_across
+            squared = _along(along, axis, step, squared, inside)
+    else:
+        inside, outside = inside & counted, torch.logical_not(inside) & counted
+        to_outside, to_inside = (
+            squared_distance(side, dim, spacing, dtype) for side in (outside, inside)
+        )
+        squared = torch.where(inside, to_outside, to_inside)
     return torch.where(squared.isinf(), 0.0, squared)
 
 
@@ -328,28 +335,92 @@ def squared_distance(
     zero = torch.zeros((), dtype=dtype, device=goals.device)
     squared = torch.where(goals, zero, torch.inf)
     for axis, step in zip(dim, spacing, strict=True):
-        # The lines run along the first axis, so that every operation below streams through memory.
-        lines = squared.movedim(axis, 0)
         along = _nearest if axis == dim[0] else _lowest_parabola
-        squared = along(lines, step).movedim(0, axis)
+        squared = _along(along, axis, step, squared)
     return squared
 
 
-def _nearest(lines: Tensor, step: float) -> Tensor:
+def _along(along: Callable[..., Tensor], axis: int, step: float, *fields: Tensor) -> Tensor:
+    """A function of the lines along an axis, which it gets as the first: so all its operations
+    stream through memory. Where values can be read it gets blocks of lines that stay in cache.
+    """
+    lines = [field.movedim(axis, 0) for field in fields]
+    first = lines[0]
+    if not first.numel() or not all(map(launch.readable, lines)):
+        return along(step, *lines).movedim(0, axis)
+    length = first.shape[0]
+    result = first.new_empty(first.shape).reshape(length, -1)
+    parts = [launch.unwrapped(x).reshape(length, -1) for x in lines]
+    size = _BLOCK // length + 1
+    for start in range(0, result.shape[1], size):
+        block = slice(start, start + size)
+        result[:, block] = along(step, *(part[:, block].contiguous() for part in parts))
+    return result.reshape(first.shape).movedim(0, axis)
+
+
+def _nearest(step: float, lines: Tensor) -> Tensor:
     """Squared distance to the nearest 0 along the first axis."""
-    at = torch.arange(lines.shape[0], dtype=lines.dtype, device=lines.device)
-    at = at.reshape([-1] + [1] * (lines.ndim - 1))
-    before = torch.where(lines == 0, at, -torch.inf).cummax(0).values
-    after = torch.where(lines == 0, at, torch.inf).flip(0).cummin(0).values.flip(0)
-    return (step * torch.minimum(at - before, after - at)).square()
+    goals = lines == 0
+    return (step * _steps(goals, goals, lines.dtype)).square()
 
 
-def _lowest_parabola(lines: Tensor, step: float) -> Tensor:
-    """The minimum over j of lines[j] + (step (i - j))² for every i."""
-    at = torch.arange(lines.shape[0], dtype=lines.dtype, device=lines.device)
+def _nearest_across(step: float, squared: Tensor, inside: Tensor) -> Tensor:
+    """Squared distance to the nearest pixel on the other side along the first axis."""
+    length = inside.shape[0]
+    changes = inside.narrow(0, 1, length - 1) != inside.narrow(0, 0, length - 1)
+    never = torch.zeros_like(inside.narrow(0, 0, 1))
+    steps = _steps(torch.cat([never, changes]), torch.cat([changes, never]), squared.dtype)
+    return (step * (steps + 1)).square()
+
+
+def _lowest_across(step: float, squared: Tensor, inside: Tensor) -> Tensor:
+    """The same, from the distances along the axes before: of both sides at once.
+
+    Parabolas beyond the nearest pixel across are of distances to this side, but higher than the
+    way to that pixel.
+    """
+    nearest = _nearest_across(step, squared, inside)
+    return torch.minimum(nearest, _lowest_parabola(step, squared, nearest))
+
+
+def _steps(before: Tensor, after: Tensor, dtype: torch.dtype) -> Tensor:
+    """How far back the nearest place of `before` is, or ahead that of `after`: the nearer one."""
+    length = before.shape[0]
+    at = torch.arange(1, length + 1, dtype=dtype, device=before.device)
+    at = at.reshape([-1] + [1] * (before.ndim - 1))
+    # Elsewhere the quotients are infinite.
+    back, ahead = (at - length - 1) / before, at / after
+    if launch.readable(before):
+        rows, others = back.unbind(), ahead.unbind()[::-1]
+        for i in range(1, length):
+            torch.maximum(rows[i - 1], rows[i], out=rows[i])
+            torch.minimum(others[i - 1], others[i], out=others[i])
+    else:
+        back, ahead = back.cummax(0).values, ahead.flip(0).cummin(0).values.flip(0)
+    return torch.minimum(at - length - 1 - back, ahead - at)
+
+
+def _lowest_parabola(step: float, lines: Tensor, known: Tensor | None = None) -> Tensor:
+    """The minimum over j of lines[j] + (step (i - j))² for every i; right where below `known`."""
+    length = lines.shape[0]
+    at = torch.arange(length, dtype=lines.dtype, device=lines.device)
     cost = (step * (at.unsqueeze(1) - at)).square()
     cost = cost.reshape([*cost.shape] + [1] * (lines.ndim - 1))
     if torch.compiler.is_compiling():  # which fuses the sum into the minimum
         return (lines + cost).amin(1)
-    lines = lines.contiguous()
-    return torch.stack([(lines + row).amin(0) for row in cost.unbind(0)])
+    if not lines.numel() or not launch.readable(lines):
+        lines = lines.contiguous()
+        return torch.stack([(lines + row).amin(0) for row in cost.unbind()])
+    # The root of the minimum changes by at most `step` from one i to the next, and no j that is
+    # farther away than that root can be the lowest; nor one that is infinite.
+    known = lines if known is None else torch.minimum(lines, known)
+    known = torch.where(known.amin(0).isfinite(), known, 0.0).amax(1).sqrt() / step
+    reach = ((known + (at.unsqueeze(1) - at).abs()).amin(1) + 1).floor()
+    sources = [j for j, low in enumerate(lines.amin(1).tolist()) if low < torch.inf] or [0]
+    first, last = (x.clamp(sources[0], sources[-1]).long() for x in (at - reach, at + reach))
+    result = torch.empty_like(lines)
+    for row, costs, j, k in zip(
+        result.unbind(), cost.unbind(), first.tolist(), (last + 1).tolist(), strict=True
+    ):
+        torch.amin(lines[j:k] + costs[j:k], 0, out=row)
+    return result

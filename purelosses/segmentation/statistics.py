@@ -1,6 +1,5 @@
 r"""Overlap statistics: the few sums per region that every overlap loss is made of."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -35,7 +34,6 @@ from purelosses.segmentation.pixels import (
     clean_pixels,
     count_pixels,
     masked,
-    masked_pixels,
     pixel_mask,
     probabilities,
 )
@@ -331,27 +329,25 @@ def confusion(
     class_dim = check_axis(function, "class_dim", class_dim, prediction.ndim, "prediction")
     regions = check_regions(function, "prediction", prediction, activation, class_dim, dim)
     axis = regions.class_axis
-    prediction, target, pixels = masked_pixels(
-        function, "prediction", prediction, target, class_dim, where
-    )
+    labels = check_target(function, target, prediction, "prediction", class_dim)
+    pixels = pixel_mask(function, "prediction", prediction, class_dim, where)
     if axis is None:
         must = f"leave the class axis, {class_dim}, for it is summed apart"
         raise ValueError(complain(function, "dim", must, dim))
+    one_class = prediction.narrow(class_dim, 0, 1)
+    count = count_pixels(one_class, pixels, regions.dim, promote(one_class).dtype).squeeze(axis)
+    if labels and activation == "softmax":
+        fused = _fused.confusion(function, prediction, target, where, class_dim, regions.dim)
+        if fused is not None:
+            return {"confusion": fused, "count": count}
+    prediction, target = clean_pixels(function, prediction, target, class_dim, pixels)
     probs, _ = probabilities(prediction, activation, class_dim)
-
     # One true class at a time: elementwise, where autocast would halve a product of matrices.
     rows = [
         _total(target.narrow(class_dim, label, 1) * probs, regions.dim).movedim(axis, -1)
         for label in range(probs.shape[class_dim])
     ]
-    matrix = torch.stack(rows, -2)
-    if pixels is None:
-        pixels_per_unit = math.prod([probs.shape[axis] for axis in regions.dim])
-        count = matrix.new_full(matrix.shape[:-2], pixels_per_unit)
-    else:
-        one_class = probs.narrow(class_dim, 0, 1).shape
-        count = pixels.expand(one_class).sum((class_dim, *regions.dim)).to(probs.dtype)
-    return {"confusion": matrix, "count": count}
+    return {"confusion": torch.stack(rows, -2), "count": count}
 
 
 def _total(values: Tensor, dim: tuple[int, ...]) -> Tensor:

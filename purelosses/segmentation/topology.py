@@ -8,18 +8,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from purelosses._checks import (
-    check_axis,
-    check_choice,
-    check_floating,
-    check_number,
-    check_reduction,
-    check_weights,
-    complain,
-)
-from purelosses._numerics import log_partition, promote, share, weighted
+from purelosses import _fused
+from purelosses._checks import check_choice, check_floating, check_number, complain
+from purelosses._numerics import class_mask, log_partition, promote, share
 from purelosses._reduce import reduce
 from purelosses._types import Activation, Reduction
+from purelosses.classification.rows import pick, prepare
 from purelosses.segmentation.overlap import dice_from_statistics
 from purelosses.segmentation.pixels import (
     Axes,
@@ -418,34 +412,38 @@ def nacl_loss(
     Source:
         Murugesan et al., arXiv:2303.06268, eqs. (4) and (6).
     """
-    function = "nacl_loss"
-    check_floating(function, "logits", logits)
-    class_dim = check_axis(function, "class_dim", class_dim, logits.ndim, "logits")
+    function, given = "nacl_loss", logits
+    logits, target, class_dim, labels = prepare(
+        function, logits, target, class_dim, where, weights, reduction
+    )
     regions = check_regions(function, "logits", logits, None, class_dim, dim, images=True)
     check_choice(function, "penalty", penalty, ("l1", "l2"))
     penalty_weight = check_number(function, "penalty_weight", penalty_weight)
     if check_steps(function, "kernel_size", kernel_size) % 2 == 0:
         raise ValueError(complain(function, "kernel_size", "be odd", kernel_size))
-    check_reduction(function, reduction)
-    logits, target, _ = masked_pixels(function, "logits", logits, target, class_dim, where)
-    samples = logits.shape[:class_dim] + logits.shape[class_dim + 1 :]
-    if weights is not None:
-        check_weights(function, weights, samples, "`logits` without its class axis", logits)
 
-    below, excess = log_partition(logits, class_dim)
-    cross_entropy = weighted(target, excess - below).sum(class_dim)
-    shares = fold(partial(_box_mean, size=kernel_size), regions.dim, target)
-    differences = (logits - shares).abs() if penalty == "l1" else (logits - shares).square()
-    losses = cross_entropy + penalty_weight * differences.mean(class_dim)
+    losses = _fused.cross_entropy(function, given, target, where, class_dim) if labels else None
+    if losses is None:
+        below, excess = log_partition(logits, class_dim)
+        losses = pick(function, excess - below, target, class_dim, labels)
+    num_classes, box = logits.shape[class_dim], kernel_size ** len(regions.dim)
+    if labels:  # counted in a quarter of the memory, as far as its numbers go
+        target = class_mask(target, num_classes, class_dim)
+        if where is not None:
+            target = target & where.unsqueeze(class_dim)
+        target = target.to(torch.uint8 if box < 256 else logits.dtype)
+    counts = fold(partial(_box_sum, size=kernel_size), regions.dim, target)
+    differences = logits - counts.to(logits.dtype) / box
+    penalties = differences.abs() if penalty == "l1" else differences.square()
+    losses = losses + penalty_weight / num_classes * penalties.sum(class_dim)
     return reduce(losses, reduction, where, weights)
 
 
-def _box_mean(x: Tensor, axis: int, size: int) -> Tensor:
-    """The mean over `size` pixels along an axis, with zeros outside."""
+def _box_sum(x: Tensor, axis: int, size: int) -> Tensor:
+    """The sum over `size` pixels along an axis, with zeros outside."""
     edge = torch.zeros_like(x.narrow(axis, 0, 1)) if x.shape[axis] else x
     wide = torch.cat([edge] * (size // 2) + [x] + [edge] * (size // 2), axis)
-    shifted = [wide.narrow(axis, start, x.shape[axis]) for start in range(size)]
-    return fold(torch.add, shifted) / size
+    return fold(torch.add, [wide.narrow(axis, start, x.shape[axis]) for start in range(size)])
 
 
 def _images(

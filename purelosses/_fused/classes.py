@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,22 @@ from purelosses._numerics import (
 UNDERFLOW = 1e-37
 
 
+class _Sums(NamedTuple):
+    """What is summed over each class besides TP, FP and FN."""
+
+    function: str
+    gammas: tuple[float, ...]  # the exponents of cross-entropies
+    surprisal: bool
+
+
+class _Entropy(NamedTuple):
+    """A cross-entropy of every pixel."""
+
+    function: str
+    gamma: float
+    smoothing: float
+
+
 def overlap(
     function: str,
     prediction: Tensor,
@@ -58,9 +74,9 @@ def overlap(
     if split is None:
         return None
     gammas = {"ce": 0.0, "focal": gamma}
-    losses = [name for name in ("ce", "focal") if name in extras]
-    options = function, tuple(gammas[name] for name in losses), "surprisal" in extras
-    kernel = _kernel(_class_value, _class_gradient, _class_formula, *options)
+    losses = [name for name in gammas if name in extras]
+    also = _Sums(function, tuple(float(gammas[name]) for name in losses), "surprisal" in extras)
+    kernel = _kernel(_class_value, _class_gradient, _class_formula, also)
     y, keep = (as_rows(t, target.shape, split) for t in (target, where))
     sums = launch.run(kernel, _classes(prediction, split, class_dim), y, keep)
     sums = sums.reshape(*prediction.shape[:split], *sums.shape[1:])
@@ -130,8 +146,8 @@ def cross_entropy(
     split = 0 if class_dim == logits.ndim - 1 else class_dim
     if is_short(math.prod(labels.shape[split:]), logits.shape[class_dim]):
         return None
-    options = function, float(gamma), float(label_smoothing)
-    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, *options)
+    loss = _Entropy(function, float(gamma), float(label_smoothing))
+    kernel = _kernel(_ce_value, _ce_gradient, _ce_formula, loss)
     y, keep = (as_rows(t, labels.shape, split) for t in (labels, where))
     return launch.run(kernel, _classes(logits, split, class_dim), y, keep).reshape(labels.shape)
 
@@ -140,9 +156,9 @@ def _kernel(
     value: Callable[..., Tensor],
     gradient: Callable[..., Tensor],
     formula: Callable[..., Tensor],
-    *options: Any,
+    options: _Sums | _Entropy | str,
 ) -> Kernel:
-    return Kernel(partial(value, *options), partial(gradient, *options), partial(formula, *options))
+    return Kernel(partial(value, options), partial(gradient, options), partial(formula, options))
 
 
 def _classes(logits: Tensor, split: int, class_dim: int) -> Tensor:
@@ -248,14 +264,8 @@ def _exponentials(others: Tensor, flat: Tensor, at: Tensor, exact: bool) -> tupl
     return label, others.sum(0)
 
 
-def _class_value(
-    function: str,
-    gammas: tuple[float, ...],
-    surprisal: bool,
-    x: Tensor,
-    y: Tensor,
-    where: Tensor | None,
-) -> Tensor:
+def _class_value(also: _Sums, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    function, gammas, surprisal = also
     sums = x.new_zeros(len(x), 3 + len(gammas) + surprisal, x.shape[1], dtype=torch.float64)
     summarise = partial(torch.sum, dim=1) if surprisal else None
     for a, _, block in pixels_in_blocks(x, y, where, function, summarise):
@@ -271,20 +281,12 @@ def _class_value(
     return sums.mT.to(wide_dtype(x))
 
 
-def _class_gradient(
-    function: str,
-    gammas: tuple[float, ...],
-    surprisal: bool,
-    x: Tensor,
-    y: Tensor,
-    where: Tensor | None,
-    g: Tensor,
-) -> Tensor:
+def _class_gradient(also: _Sums, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    _, gammas, surprisal = also
     result = torch.empty_like(x)
     g = g.mT.to(wide_dtype(x)).contiguous()
-    for a, columns, (labels, others, label, rest, scale, _, _, keep) in pixels_in_blocks(
-        x, y, where, None
-    ):
+    for a, columns, block in pixels_in_blocks(x, y, where, None):
+        labels, others, label, rest, scale, _, _, keep = block
         p, q = label * scale, rest * scale
         # With G the derivative by each p, that by a logit is p (G - sum of p G).
         of_others = g[a, 1]
@@ -383,9 +385,8 @@ def _probabilities(
             yield a, columns, labels, block if given else cleaned(block.softmax(0), wide, keep)
 
 
-def _ce_value(
-    function: str, gamma: float, smoothing: float, x: Tensor, y: Tensor, where: Tensor | None
-) -> Tensor:
+def _ce_value(loss: _Entropy, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    function, gamma, smoothing = loss
     result = x.new_empty(y.shape, dtype=wide_dtype(x))
     summarise = partial(torch.mean, dim=0) if smoothing else None
     for a, columns, block in pixels_in_blocks(x, y, where, function, summarise):
@@ -393,15 +394,8 @@ def _ce_value(
     return result
 
 
-def _ce_gradient(
-    function: str,
-    gamma: float,
-    smoothing: float,
-    x: Tensor,
-    y: Tensor,
-    where: Tensor | None,
-    g: Tensor,
-) -> Tensor:
+def _ce_gradient(loss: _Entropy, x: Tensor, y: Tensor, where: Tensor | None, g: Tensor) -> Tensor:
+    _, gamma, smoothing = loss
     result = torch.empty_like(x)
     for a, columns, (labels, others, label, rest, scale, *_) in pixels_in_blocks(x, y, where, None):
         slope = g[a, columns] if where is None else g[a, columns] * where[a, columns]
@@ -433,14 +427,8 @@ def _masked_pixels(x: Tensor, y: Tensor, where: Tensor | None) -> tuple[Tensor, 
     return torch.where(where.unsqueeze(1), promote(x), 0.0), torch.where(where, y, 0).long()
 
 
-def _class_formula(
-    function: str,
-    gammas: tuple[float, ...],
-    surprisal: bool,
-    x: Tensor,
-    y: Tensor,
-    where: Tensor | None,
-) -> Tensor:
+def _class_formula(also: _Sums, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    _, gammas, surprisal = also
     x, y = _masked_pixels(x, y, where)
     split, at = at_label(x, y, 1), y.unsqueeze(1)
     losses = (power(split.miss, gamma) * split.surprisal for gamma in gammas)
@@ -464,9 +452,8 @@ def _confusion_formula(function: str, x: Tensor, y: Tensor, where: Tensor | None
     return torch.stack([row.sum(2) for row in rows], 1)
 
 
-def _ce_formula(
-    function: str, gamma: float, smoothing: float, x: Tensor, y: Tensor, where: Tensor | None
-) -> Tensor:
+def _ce_formula(loss: _Entropy, x: Tensor, y: Tensor, where: Tensor | None) -> Tensor:
+    _, gamma, smoothing = loss
     x, y = _masked_pixels(x, y, where)
     if gamma:
         split = at_label(x, y, 1)

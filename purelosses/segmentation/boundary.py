@@ -1,12 +1,13 @@
 r"""Losses of the distance to a boundary, and the exact distance transform they are made of."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from purelosses._checks import check_number, check_real, check_same_shape
-from purelosses._fused import launch
+from purelosses._fused import lines
 from purelosses._numerics import promote
 from purelosses._types import Activation, Reduction
 from purelosses.segmentation.pixels import (
@@ -21,8 +22,6 @@ from purelosses.segmentation.pixels import (
     reduce_regions,
     region_axes,
 )
-
-_BLOCK = 1 << 17  # pixels of lines that are computed together
 
 
 def distance_transform(
@@ -342,20 +341,13 @@ def squared_distance(
 
 def _along(along: Callable[..., Tensor], axis: int, step: float, *fields: Tensor) -> Tensor:
     """A function of the lines along an axis, which it gets as the first: so all its operations
-    stream through memory. Where values can be read it gets blocks of lines that stay in cache.
+    stream through memory.
     """
-    lines = [field.movedim(axis, 0) for field in fields]
-    first = lines[0]
-    if not first.numel() or not all(map(launch.readable, lines)):
-        return along(step, *lines).movedim(0, axis)
-    length = first.shape[0]
-    result = first.new_empty(first.shape).reshape(length, -1)
-    parts = [launch.unwrapped(x).reshape(length, -1) for x in lines]
-    size = _BLOCK // length + 1
-    for start in range(0, result.shape[1], size):
-        block = slice(start, start + size)
-        result[:, block] = along(step, *(part[:, block].contiguous() for part in parts))
-    return result.reshape(first.shape).movedim(0, axis)
+    moved = [field.movedim(axis, 0) for field in fields]
+    found = lines.in_blocks(partial(along, step), moved)
+    if found is None:
+        found = along(step, *moved)
+    return found.movedim(0, axis)
 
 
 def _nearest(step: float, lines: Tensor) -> Tensor:
@@ -390,37 +382,22 @@ def _steps(before: Tensor, after: Tensor, dtype: torch.dtype) -> Tensor:
     at = at.reshape([-1] + [1] * (before.ndim - 1))
     # Elsewhere the quotients are infinite.
     back, ahead = (at - length - 1) / before, at / after
-    if launch.readable(before):
-        rows, others = back.unbind(), ahead.unbind()[::-1]
-        for i in range(1, length):
-            torch.maximum(rows[i - 1], rows[i], out=rows[i])
-            torch.minimum(others[i - 1], others[i], out=others[i])
-    else:
-        back, ahead = back.cummax(0).values, ahead.flip(0).cummin(0).values.flip(0)
+    extremes = lines.extremes(back, ahead)
+    if extremes is None:
+        extremes = back.cummax(0).values, ahead.flip(0).cummin(0).values.flip(0)
+    back, ahead = extremes
     return torch.minimum(at - length - 1 - back, ahead - at)
 
 
-def _lowest_parabola(step: float, lines: Tensor, known: Tensor | None = None) -> Tensor:
-    """The minimum over j of lines[j] + (step (i - j))² for every i; right where below `known`."""
-    length = lines.shape[0]
-    at = torch.arange(length, dtype=lines.dtype, device=lines.device)
+def _lowest_parabola(step: float, lows: Tensor, known: Tensor | None = None) -> Tensor:
+    """The minimum over j of lows[j] + (step (i - j))² for every i; right where below `known`."""
+    at = torch.arange(lows.shape[0], dtype=lows.dtype, device=lows.device)
     cost = (step * (at.unsqueeze(1) - at)).square()
-    cost = cost.reshape([*cost.shape] + [1] * (lines.ndim - 1))
+    cost = cost.reshape([*cost.shape] + [1] * (lows.ndim - 1))
     if torch.compiler.is_compiling():  # which fuses the sum into the minimum
-        return (lines + cost).amin(1)
-    if not lines.numel() or not launch.readable(lines):
-        lines = lines.contiguous()
-        return torch.stack([(lines + row).amin(0) for row in cost.unbind()])
-    # The root of the minimum changes by at most `step` from one i to the next, and no j that is
-    # farther away than that root can be the lowest; nor one that is infinite.
-    known = lines if known is None else torch.minimum(lines, known)
-    known = torch.where(known.amin(0).isfinite(), known, 0.0).amax(1).sqrt() / step
-    reach = ((known + (at.unsqueeze(1) - at).abs()).amin(1) + 1).floor()
-    sources = [j for j, low in enumerate(lines.amin(1).tolist()) if low < torch.inf] or [0]
-    first, last = (x.clamp(sources[0], sources[-1]).long() for x in (at - reach, at + reach))
-    result = torch.empty_like(lines)
-    for row, costs, j, k in zip(
-        result.unbind(), cost.unbind(), first.tolist(), (last + 1).tolist(), strict=True
-    ):
-        torch.amin(lines[j:k] + costs[j:k], 0, out=row)
-    return result
+        return (lows + cost).amin(1)
+    found = lines.lowest_parabola(step, lows, cost, lows if known is None else known)
+    if found is None:
+        lows = lows.contiguous()
+        found = torch.stack([(lows + row).amin(0) for row in cost.unbind()])
+    return found
